@@ -1,0 +1,1 @@
+//! The one way that images are built and guests started.

@@ -1,0 +1,93 @@
+//! The command lines: `orlop WORD …` and the applets that old hands know by their own names.
+//!
+//! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A word of `orlop`, and perhaps an applet of the same name.
+struct Command {
+    /// The first argument that picks it, or the base name of `argv[0]` for an applet.
+    name: &'static str,
+    /// Whether a link of that name in `/usr/bin` runs it.
+    applet: bool,
+    /// One line for `orlop help`.
+    summary: &'static str,
+    /// Takes the arguments after the name.
+    run: fn(&[OsString]) -> ExitCode,
+}
+
+/// Every word that the binary answers to.
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "version",
+        applet: false,
+        summary: "print the version",
+        run: |_| version(),
+    },
+    Command {
+        name: "help",
+        applet: false,
+        summary: "print this list",
+        run: |_| help(),
+    },
+];
+
+/// The names for which the image has links to the binary in `/usr/bin`.
+pub fn applets() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().filter(|c| c.applet).map(|c| c.name)
+}
+
+/// Whether the binary was started without a word of its own: what the kernel does when it runs `/init`.
+///
+/// The kernel passes what it does not know of its command line as arguments; only a known word counts.
+#[must_use]
+pub fn is_plain_start(args: &[OsString]) -> bool {
+    let applet = args.first().and_then(|a| Path::new(a).file_name());
+    let word = args.get(1).map(OsString::as_os_str);
+    find(applet, true).is_none() && word.is_none_or(|w| w != "--version" && find(Some(w), false).is_none())
+}
+
+/// Runs the command that `args`, `argv[0]` included, names.
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let applet = args.first().and_then(|a| Path::new(a).file_name());
+    if let Some(command) = find(applet, true) {
+        return (command.run)(args.get(1..).unwrap_or_default());
+    }
+    let Some(word) = args.get(1) else {
+        return help();
+    };
+    match word.to_str() {
+        Some("--version" | "-V") => return version(),
+        Some("--help" | "-h") => return help(),
+        _ => {}
+    }
+    match find(Some(word), false) {
+        Some(command) => (command.run)(args.get(2..).unwrap_or_default()),
+        None => {
+            eprintln!("orlop: no command {word:?}; `orlop help` lists them");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn find(name: Option<&OsStr>, as_applet: bool) -> Option<&'static Command> {
+    let name = name?.to_str()?;
+    COMMANDS
+        .iter()
+        .find(|c| c.name == name && (c.applet || !as_applet))
+}
+
+fn version() -> ExitCode {
+    println!("orlop {}", env!("CARGO_PKG_VERSION"));
+    ExitCode::SUCCESS
+}
+
+fn help() -> ExitCode {
+    println!("Orlop: an operating system for containers.\n\nUsage: orlop COMMAND [ARGUMENT…]\n\nCommands:");
+    for command in COMMANDS {
+        println!("  {:<12} {}", command.name, command.summary);
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,1 @@
+//! Partitions and filesystems of the data volume: look, plan, apply.

@@ -1,0 +1,1 @@
+//! The log: writer, reader and output formats.

@@ -1,0 +1,1 @@
+//! The clustered store: Raft, log, keyspace, leases, watches, and etcd's v3 face.

@@ -1,0 +1,1 @@
+//! Safe, thin wrappers for the kernel interfaces that no good crate covers.

@@ -1,0 +1,1 @@
+//! Unit files, specifiers, the dependency graph and the job engine: pure.
