@@ -1,0 +1,256 @@
+//! The keys of the configuration. This file is the table: to add a key, add its line.
+
+use std::net::IpAddr;
+
+use crate::field::{Collected, Item, Settings, record};
+use crate::problem::Sourced;
+use crate::scalar::{
+    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Mode, RouteTarget, Secret,
+    SshKey, UnitCommand,
+};
+
+record! {
+    /// What one machine is to be.
+    pub struct Machine {
+        /// The machine's name.
+        pub hostname: Option<Sourced<Hostname>>,
+        /// The name that the data source gives this instance.
+        pub instance_id: Option<Sourced<String>>,
+        /// The data volume, mounted at /var.
+        pub data: Data,
+        /// Kernel parameters, `net.core.somaxconn: 4096`, set in the order of the text.
+        pub sysctl: Settings,
+        /// The table of tracked connections.
+        pub conntrack: Conntrack,
+        /// Links, addresses and the resolver.
+        pub network: Network,
+        /// The machine's member of the clustered store.
+        pub store: Store,
+        /// The serial console.
+        pub console: Console,
+        /// Public SSH keys that may log in as core.
+        pub ssh_authorized_keys: Collected<SshKey>,
+        /// Users, made or added to at each start.
+        pub users: Vec<User>,
+        /// Files, written at each start before any unit.
+        pub write_files: Vec<WriteFile>,
+        /// Units (also `coreos.units`).
+        pub units: Vec<Unit>,
+    }
+}
+
+record! {
+    /// The data volume.
+    pub struct Data {
+        /// The whole disk that becomes the data volume; without one /var is in memory.
+        pub disk: Option<Sourced<DiskName>>,
+        /// Whether a disk that holds something else may be overwritten; a data volume never is.
+        pub wipe: Option<Sourced<bool>>,
+        /// The filesystem that is made.
+        pub filesystem: Option<Sourced<Filesystem>>,
+    }
+}
+
+record! {
+    /// The table of tracked connections (Documentation/networking/nf_conntrack-sysctl.rst).
+    pub struct Conntrack {
+        /// The most connections that are tracked.
+        pub max: Option<Sourced<u32>>,
+        /// Hash buckets; max/4 when not given.
+        pub buckets: Option<Sourced<u32>>,
+        /// Seconds until an idle connection of an unknown protocol is forgotten.
+        pub generic_timeout: Option<Sourced<u32>>,
+        /// Seconds until an idle established TCP connection is forgotten.
+        pub tcp_timeout_established: Option<Sourced<u32>>,
+    }
+}
+
+record! {
+    /// Links, addresses and the resolver. Without any interface the first link with a carrier gets DHCP.
+    pub struct Network {
+        /// Links by name or hardware address; a later input's entry for the same link replaces the earlier one.
+        pub interfaces: Vec<Interface>,
+        /// Name servers, asked before those from DHCP.
+        pub nameservers: Vec<Sourced<IpAddr>>,
+        /// Domains that short names are tried in.
+        pub search: Vec<Sourced<Hostname>>,
+    }
+}
+
+record! {
+    /// A link.
+    pub struct Interface {
+        /// The link's name, `eth0`.
+        pub name: Option<Sourced<String>>,
+        /// The link's hardware address, when it has no name here.
+        pub mac: Option<Sourced<Mac>>,
+        /// Whether it asks for an address; true when no addresses are given.
+        pub dhcp: Option<Sourced<bool>>,
+        /// Fixed addresses.
+        pub addresses: Vec<Sourced<Cidr>>,
+        /// The router for everything that has no route of its own.
+        pub gateway: Option<Sourced<IpAddr>>,
+        /// Further routes.
+        pub routes: Vec<Route>,
+        /// The longest packet in bytes.
+        pub mtu: Option<Sourced<u32>>,
+    }
+}
+
+impl Item for Interface {
+    fn lacks(&self) -> Option<&'static str> {
+        (self.name.is_none() && self.mac.is_none()).then_some("name or mac")
+    }
+
+    fn is_replaced_by(&self, later: &Self) -> bool {
+        self.name == later.name && self.mac == later.mac
+    }
+}
+
+record! {
+    /// A route.
+    pub struct Route {
+        /// The network it leads to, or `default`.
+        pub to: Option<Sourced<RouteTarget>>,
+        /// The router; without one the network is on the link.
+        pub via: Option<Sourced<IpAddr>>,
+        /// Its rank among routes to the same network; the lowest is taken.
+        pub metric: Option<Sourced<u32>>,
+    }
+}
+
+impl Item for Route {
+    fn lacks(&self) -> Option<&'static str> {
+        self.to.is_none().then_some("to")
+    }
+}
+
+record! {
+    /// The machine's member of the clustered store.
+    pub struct Store {
+        /// Whether this machine runs one.
+        pub enabled: Option<Sourced<bool>>,
+    }
+}
+
+record! {
+    /// The serial console.
+    pub struct Console {
+        /// Whether it has a root shell that asks for no password.
+        pub shell: Option<Sourced<bool>>,
+    }
+}
+
+record! {
+    /// A user. For one that the image has, only `passwd` and the keys count.
+    pub struct User {
+        /// The login name.
+        pub name: Option<Sourced<String>>,
+        /// The user's number; the next free one when not given.
+        pub uid: Option<Sourced<u32>>,
+        /// The hash of the password; logins over SSH take keys alone.
+        pub passwd: Option<Sourced<Secret>>,
+        /// Public SSH keys that may log in.
+        pub ssh_authorized_keys: Collected<SshKey>,
+        /// The full name.
+        pub gecos: Option<Sourced<String>>,
+        /// The home directory; /home/NAME when not given.
+        pub homedir: Option<Sourced<String>>,
+        /// Whether the home directory is left out.
+        pub no_create_home: Option<Sourced<bool>>,
+        /// The name of the first group; the user's own name when not given.
+        pub primary_group: Option<Sourced<String>>,
+        /// Further groups, made when they are not there; also one string with commas.
+        pub groups: Vec<Sourced<String>>,
+        /// Whether there is no group of the user's name.
+        pub no_user_group: Option<Sourced<bool>>,
+        /// Whether the number is taken from the range of system users, below 1000.
+        pub system: Option<Sourced<bool>>,
+        /// The login shell.
+        pub shell: Option<Sourced<String>>,
+    }
+}
+
+impl Item for User {
+    fn lacks(&self) -> Option<&'static str> {
+        self.name.is_none().then_some("name")
+    }
+
+    /// cloud-init's `- default`: the user that is always there.
+    fn from_word(word: &str) -> Option<Self> {
+        let name = if word == "default" { "core" } else { word };
+        Some(Self {
+            name: Some(Sourced {
+                value: name.to_owned(),
+                source: crate::Source::default(),
+            }),
+            ..Self::default()
+        })
+    }
+}
+
+record! {
+    /// A file.
+    pub struct WriteFile {
+        /// The absolute path; not below /usr, /proc or /sys.
+        pub path: Option<Sourced<String>>,
+        /// What it holds; nothing when not given.
+        pub content: Option<Sourced<Content>>,
+        /// How the content is encoded.
+        pub encoding: Option<Sourced<Encoding>>,
+        /// USER or USER:GROUP, names or numbers; root when not given.
+        pub owner: Option<Sourced<String>>,
+        /// Octal permissions; 0644 when not given.
+        pub permissions: Option<Sourced<Mode>>,
+        /// Whether the content is added to the file's end.
+        pub append: Option<Sourced<bool>>,
+    }
+}
+
+impl Item for WriteFile {
+    fn lacks(&self) -> Option<&'static str> {
+        self.path.is_none().then_some("path")
+    }
+}
+
+record! {
+    /// A unit.
+    pub struct Unit {
+        /// The file's name, `web.service` or `web.container`.
+        pub name: Option<Sourced<String>>,
+        /// The unit file; a unit of the image when not given.
+        pub content: Option<Sourced<Content>>,
+        /// What is done with it at the start of the machine.
+        pub command: Option<Sourced<UnitCommand>>,
+        /// Whether the links that its [Install] section asks for are made.
+        pub enable: Option<Sourced<bool>>,
+        /// Whether it can not be started at all.
+        pub mask: Option<Sourced<bool>>,
+        /// Whether it goes to /run instead of /etc.
+        pub runtime: Option<Sourced<bool>>,
+        /// Files that add to it or override it.
+        pub drop_ins: Vec<DropIn>,
+    }
+}
+
+impl Item for Unit {
+    fn lacks(&self) -> Option<&'static str> {
+        self.name.is_none().then_some("name")
+    }
+}
+
+record! {
+    /// A file that adds to a unit or overrides a part of it.
+    pub struct DropIn {
+        /// The file's name, `10-limits.conf`.
+        pub name: Option<Sourced<String>>,
+        /// What it holds.
+        pub content: Option<Sourced<Content>>,
+    }
+}
+
+impl Item for DropIn {
+    fn lacks(&self) -> Option<&'static str> {
+        self.name.is_none().then_some("name")
+    }
+}
