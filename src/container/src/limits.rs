@@ -1,0 +1,214 @@
+//! A container's cgroup: memory, CPU and process limits, and which devices it may use.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode, OFlags};
+
+use crate::devices;
+
+/// Why a cgroup is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitsError {
+    /// The directory could not be made or opened.
+    #[error("cgroup {}: {err}", path.display())]
+    Directory {
+        /// The cgroup.
+        path: PathBuf,
+        /// What happened.
+        err: io::Error,
+    },
+    /// A value could not be written.
+    #[error("write {value:?} to {}: {err}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The value.
+        value: String,
+        /// What happened.
+        err: io::Error,
+    },
+    /// The device filter could not be put in place.
+    #[error("restrict devices of cgroup {}: {err}", path.display())]
+    Devices {
+        /// The cgroup.
+        path: PathBuf,
+        /// What happened.
+        err: io::Error,
+    },
+}
+
+/// Makes a cgroup and asks for the controllers on the way down.
+pub(crate) fn make_cgroup(path: &Path) -> Result<(), LimitsError> {
+    std::fs::create_dir_all(path).map_err(|err| LimitsError::Directory {
+        path: path.into(),
+        err,
+    })?;
+    let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
+    ancestors.reverse();
+    for ancestor in ancestors
+        .into_iter()
+        .filter(|a| a.join("cgroup.subtree_control").exists())
+    {
+        for controller in ["+memory", "+cpu", "+pids", "+io", "+cpuset"] {
+            // A kernel without the controller, or a cgroup with processes of its own: the limit itself will tell.
+            let _refused = std::fs::write(ancestor.join("cgroup.subtree_control"), controller);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a cgroup for `CLONE_INTO_CGROUP`.
+pub(crate) fn open_cgroup(path: &Path) -> Result<OwnedFd, LimitsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|err| LimitsError::Directory {
+        path: path.into(),
+        err: err.into(),
+    })
+}
+
+/// Writes the limits and attaches the device filter.
+pub(crate) fn apply(cgroup: &Path, resources: Option<&LinuxResources>) -> Result<(), LimitsError> {
+    for (file, value) in resources.map(values).unwrap_or_default() {
+        let path = cgroup.join(&file);
+        if let Err(err) = std::fs::write(&path, &value) {
+            if err.kind() == io::ErrorKind::NotFound {
+                log::warn!("this machine cannot limit {file}: it is left as it is");
+                continue;
+            }
+            return Err(LimitsError::Write { path, value, err });
+        }
+    }
+    let rules = resources
+        .and_then(|r| r.devices().clone())
+        .unwrap_or_default();
+    let program = devices::compile(&rules);
+    let fd = open_cgroup(cgroup)?;
+    orlop_sys::cgroup::load_device_program(&program)
+        .and_then(|loaded| orlop_sys::cgroup::attach_device_program(fd.as_fd(), loaded.as_fd()))
+        .map_err(|err| LimitsError::Devices {
+            path: cgroup.into(),
+            err,
+        })
+}
+
+/// File names and contents of version 2 for what the specification says in terms of version 1.
+fn values(resources: &LinuxResources) -> Vec<(String, String)> {
+    let mut values = Vec::new();
+    let mut put = |file: &str, value: String| values.push((file.to_owned(), value));
+    // -1 means no limit.
+    let bytes = |n: i64| {
+        if n < 0 {
+            "max".to_owned()
+        } else {
+            n.to_string()
+        }
+    };
+    if let Some(memory) = resources.memory() {
+        if let Some(limit) = memory.limit() {
+            put("memory.max", bytes(limit));
+        }
+        if let Some(swap) = memory.swap() {
+            // The specification counts memory and swap together.
+            let limit = memory.limit().unwrap_or(0).max(0);
+            put(
+                "memory.swap.max",
+                if swap < 0 {
+                    bytes(swap)
+                } else {
+                    bytes((swap - limit).max(0))
+                },
+            );
+        }
+        if let Some(reservation) = memory.reservation() {
+            put("memory.low", bytes(reservation));
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        if cpu.quota().is_some() || cpu.period().is_some() {
+            let quota = cpu
+                .quota()
+                .filter(|q| *q > 0)
+                .map_or_else(|| "max".to_owned(), |q| q.to_string());
+            put(
+                "cpu.max",
+                format!("{quota} {}", cpu.period().unwrap_or(100_000)),
+            );
+        }
+        if let Some(shares) = cpu.shares().filter(|s| *s > 0) {
+            // 2..=262144 of version 1 onto 1..=10000 of version 2.
+            let shares = shares.clamp(2, 262_144);
+            put(
+                "cpu.weight",
+                (1 + (shares - 2) * 9999 / 262_142).to_string(),
+            );
+        }
+        if let Some(cpus) = cpu.cpus() {
+            put("cpuset.cpus", cpus.clone());
+        }
+        if let Some(mems) = cpu.mems() {
+            put("cpuset.mems", mems.clone());
+        }
+    }
+    if let Some(pids) = resources.pids() {
+        put(
+            "pids.max",
+            if pids.limit() <= 0 {
+                "max".to_owned()
+            } else {
+                pids.limit().to_string()
+            },
+        );
+    }
+    for (file, value) in resources.unified().iter().flatten() {
+        // One file of this cgroup, whatever the name tries.
+        if !file.contains('/') && file.contains('.') && !file.starts_with("cgroup.") {
+            put(file, value.clone());
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{
+        LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
+    };
+
+    #[test]
+    fn limits_of_version_1_become_files_of_version_2() {
+        let resources = LinuxResourcesBuilder::default()
+            .memory(
+                LinuxMemoryBuilder::default()
+                    .limit(64 << 20)
+                    .swap(128_i64 << 20)
+                    .build()
+                    .unwrap(),
+            )
+            .cpu(
+                LinuxCpuBuilder::default()
+                    .quota(150_000)
+                    .period(100_000_u64)
+                    .shares(1024_u64)
+                    .build()
+                    .unwrap(),
+            )
+            .pids(LinuxPidsBuilder::default().limit(64).build().unwrap())
+            .build()
+            .unwrap();
+        let expected = [
+            ("memory.max", "67108864"),
+            ("memory.swap.max", "67108864"),
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "39"),
+            ("pids.max", "64"),
+        ];
+        assert_eq!(
+            values(&resources),
+            expected.map(|(f, v)| (f.to_owned(), v.to_owned()))
+        );
+    }
+}
