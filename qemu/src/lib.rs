@@ -1,1 +1,3 @@
 //! The one way that images are built and guests started.
+
+pub mod image;

@@ -1,11 +1,28 @@
 //! The initramfs stage: modules, devices, the root, the switch to it.
+//!
+//! The stage reads top to bottom in [`stage`]. What it shares with the running system, and with the builder of images, is
+//! the [`index`] of kernel modules and the [`modprobe`] applet over it.
 
-use std::process::ExitCode;
+pub mod cmdline;
+pub mod coldplug;
+pub mod index;
+pub mod modprobe;
+pub mod modules;
+pub mod times;
+
+mod failure;
+mod mounts;
+mod root;
+mod stage;
+mod switch;
+
+pub use stage::run;
 
 /// The file whose presence tells that this root is an initramfs.
 pub const INITRD_RELEASE: &str = "/etc/initrd-release";
 
-/// Runs the initramfs stage; returns only when it failed.
-pub fn run() -> ExitCode {
-    ExitCode::FAILURE
-}
+/// The erofs volume label by which a root on a disk is known.
+pub const ROOT_LABEL: &str = "orlop-root";
+
+/// Where a netboot initrd carries the root, as an erofs image.
+pub const CARRIED_ROOT: &str = "/root.erofs";

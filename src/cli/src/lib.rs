@@ -21,6 +21,12 @@ struct Command {
 /// Every word that the binary answers to.
 const COMMANDS: &[Command] = &[
     Command {
+        name: "modprobe",
+        applet: true,
+        summary: "load kernel modules by name or alias",
+        run: orlop_boot::modprobe::run,
+    },
+    Command {
         name: "version",
         applet: false,
         summary: "print the version",

@@ -3,8 +3,15 @@
 
 pub mod cgroup;
 pub mod clone;
+pub mod inherited;
+pub mod kmsg;
+pub mod loopback;
+pub mod loopdev;
 pub mod mount_api;
+pub mod pidfd;
+pub mod process;
+pub mod random;
+pub mod seccomp;
+pub mod uevent;
 pub mod netlink;
 pub mod packet;
-pub mod pidfd;
-pub mod seccomp;

@@ -1,0 +1,190 @@
+//! Builds what Orlop boots from: `dist/vmlinuz`, `dist/initrd`, `dist/orlop`, and a bare root for tests.
+//!
+//! Everything comes from Debian packages, the files below `rootfs/` and the binary; the same inputs give the same bytes. A
+//! build whose inputs have not changed does nothing.
+
+mod bare;
+mod cpio;
+mod elf;
+mod erofs;
+mod initrd;
+mod kernel;
+mod lists;
+mod packages;
+mod stamp;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+pub use bare::{Bare, bare};
+pub use cpio::Archive;
+pub use initrd::Compression;
+
+/// Where the project's files are and where its products go.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// The top of the work tree.
+    pub root: PathBuf,
+}
+
+impl Project {
+    /// The project that this program was built from.
+    #[must_use]
+    pub fn here() -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Self { root: manifest.parent().unwrap_or(manifest).to_owned() }
+    }
+
+    /// A path below the work tree.
+    #[must_use]
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// The kernel command line of `boot/cmdline`, its comments left out.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn kernel_command_line(&self) -> Result<String> {
+        let words: Vec<String> =
+            lists::read(&self.path("boot/cmdline"))?.into_iter().flat_map(|line| line.words).collect();
+        Ok(words.join(" "))
+    }
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The cargo profile of the binary, unless `binary` names one that exists.
+    pub profile: String,
+    /// A binary built elsewhere.
+    pub binary: Option<PathBuf>,
+    /// How the initramfs is compressed.
+    pub compression: Compression,
+    /// Carry busybox in the initramfs, for `orlop.rescue`.
+    pub rescue: bool,
+    /// Where the products go.
+    pub output: PathBuf,
+}
+
+/// The files that a build leaves.
+#[derive(Debug, Clone)]
+pub struct Products {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs, the root inside.
+    pub initrd: PathBuf,
+    /// The root by itself, for a disk.
+    pub root: PathBuf,
+    /// The binary.
+    pub binary: PathBuf,
+}
+
+/// Builds the image, or finds that it is up to date.
+///
+/// # Errors
+/// A package that cannot be had, a tool that is missing or fails, a list that names what does not exist.
+pub fn image(project: &Project, options: &Options) -> Result<Products> {
+    let products = Products {
+        kernel: options.output.join("vmlinuz"),
+        initrd: options.output.join("initrd"),
+        root: options.output.join("root.erofs"),
+        binary: options.output.join("orlop"),
+    };
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => step("binary", || build_binary(project, &options.profile))?,
+    };
+    let wanted = lists::packages(&project.path("rootfs/packages"))?;
+    let debs = step("packages", || packages::fetch(&project.path("build/debs"), &wanted))?;
+
+    let mut stamp = stamp::Stamp::new();
+    stamp.file(&std::env::current_exe().context("find this program")?)?;
+    stamp.file(&binary)?;
+    stamp.tree(&project.path("rootfs"))?;
+    for deb in &debs {
+        stamp.file(&deb.archive)?;
+    }
+    stamp.text(&format!("{:?} {}", options.compression, options.rescue));
+    let stamp_path = options.output.join(".stamp");
+    let outputs = [&products.kernel, &products.initrd, &products.root, &products.binary];
+    if outputs.iter().all(|path| path.exists()) && stamp.is_in(&stamp_path) {
+        println!("image: {} is up to date", options.output.display());
+        return Ok(products);
+    }
+
+    std::fs::create_dir_all(&options.output).with_context(|| format!("make {}", options.output.display()))?;
+    let _ = std::fs::remove_file(&stamp_path);
+    let extracted = project.path("build/packages");
+    step("extract", || packages::extract(&debs, &extracted))?;
+    let kernel = step("modules", || kernel::Kernel::open(&extracted))?;
+    copy(&kernel.image, &products.kernel)?;
+    copy(&binary, &products.binary)?;
+    let tree = project.path("build/root");
+    step("tree", || {
+        tree::assemble(&tree::Sources { project, packages: &wanted, extracted: &extracted, binary: &binary, kernel: &kernel }, &tree)
+    })?;
+    step("erofs", || erofs::make(&tree, &products.root))?;
+    step("initrd", || initrd::make(&initrd::Sources { project, kernel: &kernel, binary: &binary, root: &products.root, tree: &tree }, options, &products.initrd))?;
+    stamp.write(&stamp_path)?;
+    for path in outputs {
+        let size = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.len();
+        println!("image: {} {:.1} MiB", path.display(), mebibytes(size));
+    }
+    Ok(products)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size to be read by people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Runs one step and says how long it took.
+fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = run().with_context(|| format!("image step `{name}`"))?;
+    println!("image: {name:<9} {:6.2} s", start.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+/// Builds the binary with cargo, in the project's own target directory, and gives its path.
+///
+/// # Errors
+/// Cargo fails.
+pub fn build_binary(project: &Project, profile: &str) -> Result<PathBuf> {
+    run(Command::new("cargo")
+        .args(["build", "--quiet", "--package", "orlop", "--profile", profile])
+        .current_dir(&project.root))?;
+    let directory = if profile == "dev" { "debug" } else { profile };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.path("target"), PathBuf::from);
+    Ok(target.join("x86_64-unknown-linux-gnu").join(directory).join("orlop"))
+}
+
+/// Runs a program to its end; its messages go to the terminal.
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("start {program}"))?;
+    if !status.success() {
+        bail!("{program} failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a program and gives what it printed.
+fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("start {program}"))?;
+    if !output.status.success() {
+        bail!("{program} failed: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{program} printed no UTF-8"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}

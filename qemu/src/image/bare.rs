@@ -1,0 +1,78 @@
+//! A root that is its own initramfs and has no initramfs stage: PID 1 is `init` at once. For benchmarks and tests.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::cpio::Archive;
+use super::{Project, lists, output, packages};
+
+/// What a bare root holds besides the skeleton of `rootfs/`.
+#[derive(Debug, Default)]
+pub struct Bare<'a> {
+    /// Unit files below `/etc/systemd/system`: name and text.
+    pub units: &'a [(&'a str, &'a str)],
+    /// Other files: absolute path, mode, contents.
+    pub files: &'a [(&'a str, u32, &'a [u8])],
+    /// Other links: absolute path and target, such as a unit in a `.wants` directory.
+    pub links: &'a [(&'a str, &'a str)],
+    /// Leave the units of the image's own roles out.
+    pub without_roles: bool,
+}
+
+/// Writes an uncompressed archive of Orlop, busybox, the skeleton and `contents` to `path`.
+///
+/// # Errors
+/// A package that cannot be had, a file that cannot be read or written.
+pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) -> Result<()> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let wanted = vec![lists::Package { name: "busybox-static".to_owned(), files: Vec::new() }];
+    let debs = packages::fetch(&project.path("build/debs"), &wanted)?;
+    let extracted = project.path("build/bare");
+    packages::extract(&debs, &extracted)?;
+    let busybox = extracted.join("busybox-static/bin/busybox");
+
+    let mut archive = Archive::new();
+    for (directory, mode) in lists::pairs(&project.path("rootfs/directories"))? {
+        let mode = u32::from_str_radix(&mode, 8).with_context(|| format!("rootfs/directories: mode of {directory}"))?;
+        archive.directory(directory.trim_start_matches('/'), mode);
+    }
+    archive.directory("usr/bin", 0o755);
+    archive.directory("usr/sbin", 0o755);
+    archive.directory("usr/lib", 0o755);
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.link("init", "usr/bin/orlop");
+    archive.file("usr/bin/orlop", 0o755, &read(binary)?);
+    archive.file("usr/bin/busybox", 0o755, &read(&busybox)?);
+    for (link, target) in lists::pairs(&project.path("rootfs/links"))? {
+        archive.link(link.trim_start_matches('/'), &target);
+    }
+    for applet in output(Command::new(&busybox).arg("--list"))?.lines() {
+        if !["init", "linuxrc", "modprobe", "poweroff", "reboot", "halt", "busybox"].contains(&applet) {
+            archive.link(&format!("usr/bin/{applet}"), "busybox");
+        }
+    }
+    let skeleton = project.path("rootfs/files");
+    let mut files = Vec::new();
+    super::tree::find_files(&skeleton, &mut files)?;
+    files.sort();
+    for file in files {
+        let relative = file.strip_prefix(&skeleton).unwrap_or(&file).to_string_lossy().into_owned();
+        if contents.without_roles && relative.starts_with("usr/lib/orlop/units/orlop-") {
+            continue;
+        }
+        archive.file(&relative, if relative == "etc/shadow" { 0o600 } else { 0o644 }, &read(&file)?);
+    }
+    archive.file("usr/lib/os-release", 0o644, super::tree::os_release().as_bytes());
+    for (name, text) in contents.units {
+        archive.file(&format!("etc/systemd/system/{name}"), 0o644, text.as_bytes());
+    }
+    for (path, mode, bytes) in contents.files {
+        archive.file(path.trim_start_matches('/'), *mode, bytes);
+    }
+    for (path, target) in contents.links {
+        archive.link(path.trim_start_matches('/'), target);
+    }
+    std::fs::write(path, archive.finish()).with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,98 @@
+//! Builds images and starts guests, for the Makefile and for whoever works on Orlop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use orlop_qemu::image::{self, Bare, Compression, Options, Project};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "orlop-qemu",
+    about = "Builds Orlop's images and starts guests."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build dist/vmlinuz, dist/initrd, dist/root.erofs and dist/orlop
+    Image(ImageArguments),
+    /// Build build/bare.cpio: a root whose PID 1 is `init` at once, without an initramfs stage
+    Bare(BinaryArguments),
+}
+
+#[derive(Debug, Args)]
+struct BinaryArguments {
+    /// The cargo profile to build the binary with
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Take this binary instead of building one
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ImageArguments {
+    #[command(flatten)]
+    binary: BinaryArguments,
+    /// The compression of the initramfs
+    #[arg(long, value_enum, default_value = "zstd")]
+    compression: CompressionArgument,
+    /// Carry busybox in the initramfs, for `orlop.rescue` on the kernel command line
+    #[arg(long)]
+    rescue: bool,
+    /// Where the products go
+    #[arg(long, default_value = "dist")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CompressionArgument {
+    Zstd,
+    Lz4,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orlop-qemu: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let project = Project::here();
+    match arguments.command {
+        Command::Image(arguments) => {
+            let options = Options {
+                profile: arguments.binary.profile,
+                binary: arguments.binary.binary,
+                compression: match arguments.compression {
+                    CompressionArgument::Zstd => Compression::Zstd,
+                    CompressionArgument::Lz4 => Compression::Lz4,
+                },
+                rescue: arguments.rescue,
+                output: project.root.join(arguments.output),
+            };
+            image::image(&project, &options)?;
+        }
+        Command::Bare(arguments) => {
+            let binary = match arguments.binary {
+                Some(binary) => binary,
+                None => image::build_binary(&project, &arguments.profile)?,
+            };
+            image::bare(
+                &project,
+                &binary,
+                &Bare::default(),
+                &project.path("build/bare.cpio"),
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What happens when the root cannot be reached: a line, then a reboot after a delay, or a rescue shell where one is asked for.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::cmdline::CommandLine;
+
+/// The word on the kernel command line that asks for a shell instead of a reboot.
+const RESCUE: &str = "orlop.rescue";
+
+/// The delay where the command line has no usable `panic=`, in seconds: time to read the screen.
+const DEFAULT_DELAY_S: u64 = 30;
+
+/// The delay of `panic=N`, as the kernel means it: below zero at once, N seconds otherwise. Zero would mean to stay for ever;
+/// a machine that nobody watches shall rather try again.
+fn delay(command_line: &CommandLine) -> Duration {
+    let seconds = match command_line
+        .value("panic")
+        .and_then(|value| value.parse::<i64>().ok())
+    {
+        Some(seconds) if seconds != 0 => u64::try_from(seconds).unwrap_or(0),
+        _ => DEFAULT_DELAY_S,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// Logs `message` and reboots; never returns, since the kernel panics without its first process.
+pub(crate) fn fail(message: &str) -> ! {
+    log::error!("boot: {message}");
+    let command_line = CommandLine::read().unwrap_or_default();
+    if command_line.has(RESCUE) {
+        rescue();
+    }
+    let delay = delay(&command_line);
+    log::error!("boot: rebooting in {} s", delay.as_secs());
+    std::thread::sleep(delay);
+    nix::unistd::sync();
+    loop {
+        // Its success type has no values: what comes back is an error.
+        let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
+        log::error!("boot: cannot reboot: {}", error.desc());
+        std::thread::sleep(Duration::from_secs(DEFAULT_DELAY_S));
+    }
+}
+
+/// Runs shells on the console for as long as somebody leaves them with a failure; PID 1 stays PID 1 and reaps.
+fn rescue() {
+    const SHELLS: [&str; 2] = ["/bin/sh", "/sysroot/bin/busybox"];
+    let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).exists()) else {
+        log::error!(
+            "boot: {RESCUE}: there is no shell in this initramfs; build it with `image --rescue`"
+        );
+        return;
+    };
+    log::error!("boot: {RESCUE}: a shell on the console; leave it with `exit` to reboot");
+    // Busybox knows its shell by this name; the hyphen makes it a login shell.
+    if let Err(error) = Command::new(shell).arg0("-sh").status() {
+        log::error!("boot: cannot run {shell}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_is_the_kernels_panic_time() {
+        let seconds = |line| delay(&CommandLine::parse(line)).as_secs();
+        assert_eq!(seconds("panic=10"), 10);
+        assert_eq!(seconds("panic=-1"), 0);
+        assert_eq!(seconds("panic=0"), DEFAULT_DELAY_S);
+        assert_eq!(seconds("panic=soon"), DEFAULT_DELAY_S);
+        assert_eq!(seconds(""), DEFAULT_DELAY_S);
+    }
+}
