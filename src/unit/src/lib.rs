@@ -1,1 +1,69 @@
 //! Unit files, specifiers, the dependency graph and the job engine: pure.
+//!
+//! * [`Loader`] finds a unit's files through a [`UnitStore`] and gives a typed [`Unit`], or [`Problem`]s with their
+//!   places. A Quadlet `.container` file becomes a [`Service`].
+//! * [`Graph`] holds the loaded units, their relations and their states; [`UnitId`] is an index without gaps.
+//! * [`Jobs`] turns requests into steps in the right order; its module page, [`jobs`], says how a supervisor drives it.
+//!
+//! ```
+//! use orlop_unit::{Action, ActiveState, Graph, Jobs, Loader, MemoryStore, Mode, Outcome, Request, SpecifierContext, UnitName};
+//!
+//! let store = MemoryStore::new().file("/etc/systemd/system/web.service", "[Service]\nExecStart=/bin/httpd\n");
+//! let context = SpecifierContext::default();
+//! let loader = Loader::new(&["/etc/systemd/system"], &store, &context);
+//! let (mut graph, mut jobs) = (Graph::new(), Jobs::new());
+//! let web = graph.load(&UnitName::parse("web.service")?, &mut |name| loader.load(name));
+//! jobs.request(&graph, Request::Start, web, Mode::Replace)?;
+//! while let Some(run) = jobs.next_runnable(&graph) {
+//!     assert_eq!(run.action, Action::Start);
+//!     graph.set_state(run.unit, ActiveState::Active);
+//!     jobs.finished(&graph, run.job, Outcome::Done);
+//! }
+//! assert!(jobs.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+// PID 1 runs this code: nothing in it may panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod command;
+pub mod condition;
+pub mod graph;
+pub mod jobs;
+pub mod load;
+pub mod name;
+pub mod problem;
+pub mod service;
+mod specifier;
+pub mod store;
+mod syntax;
+pub mod unit;
+pub mod value;
+mod words;
+
+pub use command::{Command, CommandFlags, Variables};
+pub use condition::{Condition, Conditions, Test};
+pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
+pub use jobs::{Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run, TransactionError};
+pub use load::{Loaded, Loader, load};
+pub use name::{NameError, UnitName, UnitType, escape, escape_path, unescape, unescape_path};
+pub use problem::{Position, Problem, Severity};
+pub use service::{
+    ContainerOrigin, CpuWeight, Directories, EnvironmentFile, ExitStatusSet, Input, KillMode, NotifyAccess, OomPolicy, Output,
+    Preserve, ProcessEnd, ResourceLimit, Resources, Restart, Service, ServiceResult, ServiceType, WorkingDirectory,
+};
+pub use specifier::SpecifierContext;
+pub use store::{Entry, EntryKind, MemoryStore, UnitStore};
+pub use unit::{Dependency, Install, Kind, MachineAction, Relation, StartLimit, Unit, Urgency};
+pub use value::{Limit, Signal};

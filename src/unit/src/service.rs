@@ -1,0 +1,616 @@
+//! `[Service]`: what to run, how, and what to do when it ends (`systemd.service(5)`, `systemd.exec(5)`, `systemd.kill(5)`, `systemd.resource-control(5)`).
+
+use std::time::Duration;
+
+use crate::command::Command;
+use crate::name::UnitName;
+use crate::value::{Limit, Signal};
+
+/// `Type=`: when the service counts as started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceType {
+    /// After fork.
+    Simple,
+    /// After a successful `execve`.
+    Exec,
+    /// When the first process has exited with 0; it left the main process behind.
+    Forking,
+    /// When the last `ExecStart=` has exited.
+    Oneshot,
+    /// On `READY=1`.
+    Notify,
+    /// As `Notify`; a reload is SIGHUP, and ends with the next `READY=1`.
+    NotifyReload,
+    /// As `Simple`, but only when no job waits any more, or after 5 s.
+    Idle,
+    /// Made from a `.container` file: when the starter has handed over the container's first process.
+    Container,
+}
+
+/// `Restart=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// Whatever happened.
+    Always,
+    /// After a clean end.
+    OnSuccess,
+    /// After an unclean code or signal, a timeout, the watchdog.
+    OnFailure,
+    /// As `OnFailure` without unclean codes.
+    OnAbnormal,
+    /// After an unclean signal.
+    OnAbort,
+    /// After the watchdog.
+    OnWatchdog,
+}
+
+/// How a service's run ended; `SERVICE_RESULT` for the stop commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceResult {
+    /// Cleanly.
+    #[default]
+    Success,
+    /// It did not keep to its `Type=` (no `READY=1`, no PID file).
+    Protocol,
+    /// A start or stop took too long.
+    Timeout,
+    /// With an unclean code.
+    ExitCode,
+    /// By an unclean signal.
+    Signal,
+    /// By a signal, leaving a core.
+    CoreDump,
+    /// No sign of life in `WatchdogSec=`.
+    Watchdog,
+    /// `ExecCondition=` said no.
+    ExecCondition,
+    /// The kernel's OOM killer.
+    OomKill,
+    /// Started too often.
+    StartLimitHit,
+    /// The supervisor could not make what it needed (a fork, a cgroup, a file).
+    Resources,
+}
+
+impl ServiceResult {
+    /// The word that `SERVICE_RESULT` and status lines use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+            Self::ExitCode => "exit-code",
+            Self::Signal => "signal",
+            Self::CoreDump => "core-dump",
+            Self::Watchdog => "watchdog",
+            Self::ExecCondition => "exec-condition",
+            Self::OomKill => "oom-kill",
+            Self::StartLimitHit => "start-limit-hit",
+            Self::Resources => "resources",
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEnd {
+    /// `exit(code)`.
+    Exited(u8),
+    /// Killed by a signal.
+    Killed(Signal),
+    /// Killed by a signal, with a core.
+    Dumped(Signal),
+}
+
+/// `KillMode=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KillMode {
+    /// Everyone in the cgroup.
+    #[default]
+    ControlGroup,
+    /// The signal to the main process; SIGKILL to the rest when it is gone.
+    Mixed,
+    /// The main process alone.
+    Process,
+    /// Nobody.
+    None,
+}
+
+/// `NotifyAccess=`: whose `sd_notify` messages count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NotifyAccess {
+    /// Nobody's.
+    #[default]
+    None,
+    /// The main process'.
+    Main,
+    /// The main and control processes'.
+    Exec,
+    /// Everyone's in the cgroup.
+    All,
+}
+
+/// `StandardInput=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Input {
+    /// `/dev/null`.
+    #[default]
+    Null,
+    /// The terminal of `TTYPath=`, as controlling terminal; waits for it.
+    Tty,
+    /// The terminal, taken from whoever has it.
+    TtyForce,
+    /// The terminal; fails when someone has it.
+    TtyFail,
+    /// This file.
+    File(String),
+    /// The bytes of `StandardInputText=`.
+    Data(Vec<u8>),
+}
+
+/// `StandardOutput=` and `StandardError=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// The same as the stream before: input for output, output for error.
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// The journal.
+    #[default]
+    Journal,
+    /// The journal and the console.
+    JournalAndConsole,
+    /// The kernel log.
+    KernelLog,
+    /// The terminal of `TTYPath=`.
+    Tty,
+    /// A file, written from its start.
+    File(String),
+    /// A file, appended to.
+    Append(String),
+    /// A file, emptied first.
+    Truncate(String),
+}
+
+/// A resource of `setrlimit(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// The name after `Limit` and after `RLIMIT_`.
+    pub name: &'static str,
+    /// The number on x86-64 (`include/uapi/asm-generic/resource.h`).
+    pub number: u32,
+}
+
+/// A `Limit…=` line; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// What is limited.
+    pub resource: Resource,
+    /// The limit that the process may raise up to `hard`.
+    pub soft: Option<u64>,
+    /// The limit that stays.
+    pub hard: Option<u64>,
+}
+
+/// `CPUWeight=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuWeight {
+    /// `cpu.idle`.
+    Idle,
+    /// `cpu.weight`, 1 to 10000.
+    Weight(u16),
+}
+
+/// What goes into the unit's cgroup (v2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// `cpu.weight`.
+    pub cpu_weight: Option<CpuWeight>,
+    /// `cpu.max`: the share of one CPU in 1/10000; 15000 is one and a half.
+    pub cpu_quota_permyriad: Option<u64>,
+    /// The period of `cpu.max`.
+    pub cpu_quota_period: Option<Duration>,
+    /// `memory.min`.
+    pub memory_min: Option<Limit>,
+    /// `memory.low`.
+    pub memory_low: Option<Limit>,
+    /// `memory.high`.
+    pub memory_high: Option<Limit>,
+    /// `memory.max`.
+    pub memory_max: Option<Limit>,
+    /// `memory.swap.max`.
+    pub memory_swap_max: Option<Limit>,
+    /// `pids.max`.
+    pub tasks_max: Option<Limit>,
+    /// `io.weight`, 1 to 10000.
+    pub io_weight: Option<u16>,
+}
+
+/// One of `StateDirectory=`, `RuntimeDirectory=`, `CacheDirectory=`, `LogsDirectory=`, `ConfigurationDirectory=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directories {
+    /// Paths relative to the root of its kind.
+    pub paths: Vec<String>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl Default for Directories {
+    fn default() -> Self {
+        Self { paths: Vec::new(), mode: 0o755 }
+    }
+}
+
+/// `RuntimeDirectoryPreserve=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preserve {
+    /// Removed when the service stops.
+    #[default]
+    No,
+    /// Kept.
+    Yes,
+    /// Kept over a restart.
+    Restart,
+}
+
+/// `EnvironmentFile=`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvironmentFile {
+    /// Absolute path; may be a glob.
+    pub path: String,
+    /// `-`: it may be missing.
+    pub optional: bool,
+}
+
+/// `WorkingDirectory=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkingDirectory {
+    /// `None` is the root directory.
+    pub path: Option<String>,
+    /// `~`: the home of `User=`, in place of a path.
+    pub home: bool,
+    /// `-`: it may be missing.
+    pub optional: bool,
+}
+
+/// Exit codes and signals (`SuccessExitStatus=` and the like).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitStatusSet {
+    /// Codes of `exit`.
+    pub codes: Vec<u8>,
+    /// Signals.
+    pub signals: Vec<Signal>,
+}
+
+impl ExitStatusSet {
+    /// Whether `end` is in it.
+    #[must_use]
+    pub fn contains(&self, end: ProcessEnd) -> bool {
+        match end {
+            ProcessEnd::Exited(code) => self.codes.contains(&code),
+            ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => self.signals.contains(&signal),
+        }
+    }
+}
+
+/// `OOMPolicy=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OomPolicy {
+    /// Only log it.
+    Continue,
+    /// Stop the unit.
+    #[default]
+    Stop,
+    /// Let the kernel kill all of the unit's processes.
+    Kill,
+}
+
+/// What a `.container` file asks for beside the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerOrigin {
+    /// The container's name, as given to `--name`.
+    pub name: String,
+    /// The image as written.
+    pub image: String,
+    /// `Notify=yes`: the payload itself says `READY=1`.
+    pub payload_notifies: bool,
+}
+
+/// A service, every directive checked and typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `Type=`.
+    pub service_type: ServiceType,
+    /// `ExecCondition=`: exit codes 1 to 254 skip the start without failure.
+    pub exec_condition: Vec<Command>,
+    /// `ExecStartPre=`.
+    pub exec_start_pre: Vec<Command>,
+    /// `ExecStart=`: exactly one unless `Type=oneshot`.
+    pub exec_start: Vec<Command>,
+    /// `ExecStartPost=`.
+    pub exec_start_post: Vec<Command>,
+    /// `ExecReload=`.
+    pub exec_reload: Vec<Command>,
+    /// `ExecStop=`: only after a successful start.
+    pub exec_stop: Vec<Command>,
+    /// `ExecStopPost=`: always.
+    pub exec_stop_post: Vec<Command>,
+    /// `Environment=`, in order; later wins, and all files win over it.
+    pub environment: Vec<(String, String)>,
+    /// `EnvironmentFile=`, in order.
+    pub environment_files: Vec<EnvironmentFile>,
+    /// `PassEnvironment=`.
+    pub pass_environment: Vec<String>,
+    /// `UnsetEnvironment=`: names, or `NAME=VALUE` for that value alone; applied last.
+    pub unset_environment: Vec<String>,
+    /// `Restart=`.
+    pub restart: Restart,
+    /// `RestartSec=`.
+    pub restart_delay: Duration,
+    /// `TimeoutStartSec=`; `None` waits for ever.
+    pub timeout_start: Option<Duration>,
+    /// `TimeoutStopSec=`; `None` waits for ever.
+    pub timeout_stop: Option<Duration>,
+    /// `RuntimeMaxSec=`; `None` is no limit.
+    pub runtime_max: Option<Duration>,
+    /// `WatchdogSec=`; `None` is off.
+    pub watchdog: Option<Duration>,
+    /// `RemainAfterExit=`.
+    pub remain_after_exit: bool,
+    /// `GuessMainPID=`.
+    pub guess_main_pid: bool,
+    /// `PIDFile=`, absolute.
+    pub pid_file: Option<String>,
+    /// `SuccessExitStatus=`.
+    pub success_exit_status: ExitStatusSet,
+    /// `RestartPreventExitStatus=`.
+    pub restart_prevent_exit_status: ExitStatusSet,
+    /// `RestartForceExitStatus=`.
+    pub restart_force_exit_status: ExitStatusSet,
+    /// `NotifyAccess=`, with what `Type=` and `WatchdogSec=` imply.
+    pub notify_access: NotifyAccess,
+    /// `KillMode=`.
+    pub kill_mode: KillMode,
+    /// `KillSignal=`.
+    pub kill_signal: Signal,
+    /// `RestartKillSignal=`, or `KillSignal=`.
+    pub restart_kill_signal: Signal,
+    /// `FinalKillSignal=`.
+    pub final_kill_signal: Signal,
+    /// `WatchdogSignal=`.
+    pub watchdog_signal: Signal,
+    /// `SendSIGHUP=`.
+    pub send_sighup: bool,
+    /// `SendSIGKILL=`.
+    pub send_sigkill: bool,
+    /// `OOMPolicy=`.
+    pub oom_policy: OomPolicy,
+    /// `User=`: a name or a number.
+    pub user: Option<String>,
+    /// `Group=`: a name or a number.
+    pub group: Option<String>,
+    /// `SupplementaryGroups=`.
+    pub supplementary_groups: Vec<String>,
+    /// `WorkingDirectory=`.
+    pub working_directory: WorkingDirectory,
+    /// `Limit…=`.
+    pub limits: Vec<ResourceLimit>,
+    /// `Nice=`, -20 to 19.
+    pub nice: Option<i8>,
+    /// `OOMScoreAdjust=`, -1000 to 1000.
+    pub oom_score_adjust: Option<i16>,
+    /// `UMask=`.
+    pub umask: u32,
+    /// `RuntimeDirectory=` under `/run`.
+    pub runtime_directory: Directories,
+    /// `RuntimeDirectoryPreserve=`.
+    pub runtime_directory_preserve: Preserve,
+    /// `StateDirectory=` under `/var/lib`.
+    pub state_directory: Directories,
+    /// `CacheDirectory=` under `/var/cache`.
+    pub cache_directory: Directories,
+    /// `LogsDirectory=` under `/var/log`.
+    pub logs_directory: Directories,
+    /// `ConfigurationDirectory=` under `/etc`.
+    pub configuration_directory: Directories,
+    /// `StandardInput=`.
+    pub standard_input: Input,
+    /// `StandardOutput=`.
+    pub standard_output: Output,
+    /// `StandardError=`.
+    pub standard_error: Output,
+    /// `TTYPath=`.
+    pub tty_path: String,
+    /// `TTYReset=`.
+    pub tty_reset: bool,
+    /// `TTYVHangup=`.
+    pub tty_vhangup: bool,
+    /// `SyslogIdentifier=`; `None` is the name of the program.
+    pub syslog_identifier: Option<String>,
+    /// `IgnoreSIGPIPE=`.
+    pub ignore_sigpipe: bool,
+    /// What goes into the cgroup.
+    pub resources: Resources,
+    /// `Delegate=`: the unit manages the tree below its own cgroup.
+    pub delegate: bool,
+    /// `Slice=`; `None` is `system.slice`.
+    pub slice: Option<UnitName>,
+    /// Set for a unit made from a `.container` file.
+    pub container: Option<ContainerOrigin>,
+}
+
+/// `DefaultTimeoutStartSec=` and `DefaultTimeoutStopSec=`.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+/// `DefaultRestartSec=`.
+pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_millis(100);
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            service_type: ServiceType::Simple,
+            exec_condition: Vec::new(),
+            exec_start_pre: Vec::new(),
+            exec_start: Vec::new(),
+            exec_start_post: Vec::new(),
+            exec_reload: Vec::new(),
+            exec_stop: Vec::new(),
+            exec_stop_post: Vec::new(),
+            environment: Vec::new(),
+            environment_files: Vec::new(),
+            pass_environment: Vec::new(),
+            unset_environment: Vec::new(),
+            restart: Restart::No,
+            restart_delay: DEFAULT_RESTART_DELAY,
+            timeout_start: Some(DEFAULT_TIMEOUT),
+            timeout_stop: Some(DEFAULT_TIMEOUT),
+            runtime_max: None,
+            watchdog: None,
+            remain_after_exit: false,
+            guess_main_pid: true,
+            pid_file: None,
+            success_exit_status: ExitStatusSet::default(),
+            restart_prevent_exit_status: ExitStatusSet::default(),
+            restart_force_exit_status: ExitStatusSet::default(),
+            notify_access: NotifyAccess::None,
+            kill_mode: KillMode::ControlGroup,
+            kill_signal: Signal::TERM,
+            restart_kill_signal: Signal::TERM,
+            final_kill_signal: Signal::KILL,
+            watchdog_signal: Signal::ABRT,
+            send_sighup: false,
+            send_sigkill: true,
+            oom_policy: OomPolicy::Stop,
+            user: None,
+            group: None,
+            supplementary_groups: Vec::new(),
+            working_directory: WorkingDirectory::default(),
+            limits: Vec::new(),
+            nice: None,
+            oom_score_adjust: None,
+            umask: 0o022,
+            runtime_directory: Directories::default(),
+            runtime_directory_preserve: Preserve::No,
+            state_directory: Directories::default(),
+            cache_directory: Directories::default(),
+            logs_directory: Directories::default(),
+            configuration_directory: Directories::default(),
+            standard_input: Input::Null,
+            standard_output: Output::Journal,
+            standard_error: Output::Inherit,
+            tty_path: "/dev/console".to_owned(),
+            tty_reset: false,
+            tty_vhangup: false,
+            syslog_identifier: None,
+            ignore_sigpipe: true,
+            resources: Resources::default(),
+            delegate: false,
+            slice: None,
+            container: None,
+        }
+    }
+}
+
+impl Service {
+    /// The result that the end of the main process (`main`) or of a control process means.
+    #[must_use]
+    pub fn judge(&self, end: ProcessEnd, main: bool) -> ServiceResult {
+        let polite = main && self.service_type != ServiceType::Oneshot;
+        let clean = match end {
+            ProcessEnd::Exited(0) => true,
+            ProcessEnd::Killed(Signal::HUP | Signal::INT | Signal::TERM | Signal::PIPE) if polite => true,
+            _ => main && self.success_exit_status.contains(end),
+        };
+        match end {
+            _ if clean => ServiceResult::Success,
+            ProcessEnd::Exited(_) => ServiceResult::ExitCode,
+            ProcessEnd::Killed(_) => ServiceResult::Signal,
+            ProcessEnd::Dumped(_) => ServiceResult::CoreDump,
+        }
+    }
+
+    /// Whether the service is started again after a run that ended in `result`, nobody having asked it to stop.
+    ///
+    /// `main` is how the main process ended, where there was one.
+    #[must_use]
+    pub fn restarts_after(&self, result: ServiceResult, main: Option<ProcessEnd>) -> bool {
+        use ServiceResult as R;
+        if result == R::ExecCondition || result == R::StartLimitHit {
+            return false;
+        }
+        if main.is_some_and(|end| self.restart_prevent_exit_status.contains(end)) {
+            return false;
+        }
+        if main.is_some_and(|end| self.restart_force_exit_status.contains(end)) {
+            return true;
+        }
+        match self.restart {
+            Restart::No => false,
+            Restart::Always => true,
+            Restart::OnSuccess => result == R::Success,
+            Restart::OnFailure => result != R::Success,
+            Restart::OnAbnormal => !matches!(result, R::Success | R::ExitCode),
+            Restart::OnAbort => matches!(result, R::Signal | R::CoreDump),
+            Restart::OnWatchdog => result == R::Watchdog,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_follows_the_table_of_the_manual() {
+        use Restart::*;
+        use ServiceResult as R;
+        let rows = [
+            (R::Success, [true, true, false, false, false, false]),
+            (R::ExitCode, [true, false, true, false, false, false]),
+            (R::Signal, [true, false, true, true, true, false]),
+            (R::CoreDump, [true, false, true, true, true, false]),
+            (R::Timeout, [true, false, true, true, false, false]),
+            (R::Watchdog, [true, false, true, true, false, true]),
+            (R::StartLimitHit, [false; 6]),
+        ];
+        for (result, expected) in rows {
+            for (restart, wanted) in [Always, OnSuccess, OnFailure, OnAbnormal, OnAbort, OnWatchdog]
+                .into_iter()
+                .zip(expected)
+            {
+                let service = Service { restart, ..Service::default() };
+                assert_eq!(service.restarts_after(result, None), wanted, "{restart:?} after {result:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn prevent_and_force_lists_override_the_policy() {
+        let service = Service {
+            restart: Restart::Always,
+            restart_prevent_exit_status: ExitStatusSet { codes: vec![23], signals: vec![] },
+            ..Service::default()
+        };
+        assert!(!service.restarts_after(ServiceResult::ExitCode, Some(ProcessEnd::Exited(23))));
+        assert!(service.restarts_after(ServiceResult::ExitCode, Some(ProcessEnd::Exited(24))));
+        let service = Service {
+            restart_force_exit_status: ExitStatusSet { codes: vec![], signals: vec![Signal::TERM] },
+            ..Service::default()
+        };
+        assert!(service.restarts_after(ServiceResult::Success, Some(ProcessEnd::Killed(Signal::TERM))));
+    }
+
+    #[test]
+    fn a_polite_signal_is_clean_except_for_oneshot() {
+        let mut service = Service::default();
+        assert_eq!(service.judge(ProcessEnd::Killed(Signal::TERM), true), ServiceResult::Success);
+        service.service_type = ServiceType::Oneshot;
+        assert_eq!(service.judge(ProcessEnd::Killed(Signal::TERM), true), ServiceResult::Signal);
+        service.success_exit_status.codes.push(75);
+        assert_eq!(service.judge(ProcessEnd::Exited(75), true), ServiceResult::Success);
+        assert_eq!(service.judge(ProcessEnd::Exited(75), false), ServiceResult::ExitCode);
+    }
+}
