@@ -1,0 +1,1 @@
+//! Imports that are cut off, and several at once.
