@@ -2,6 +2,10 @@
 //!
 //! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
 
+pub mod image;
+mod journalctl;
+mod net;
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,10 +25,34 @@ struct Command {
 /// Every word that the binary answers to.
 const COMMANDS: &[Command] = &[
     Command {
+        name: "journal",
+        applet: false,
+        summary: "collect the log; started by PID 1",
+        run: journalctl::run_writer,
+    },
+    Command {
+        name: "journalctl",
+        applet: true,
+        summary: "show the log",
+        run: journalctl::run,
+    },
+    Command {
+        name: "devices",
+        applet: false,
+        summary: "load drivers for devices as they appear (the unit orlop-devices.service)",
+        run: |_| orlop_boot::devices::run(),
+    },
+    Command {
         name: "modprobe",
         applet: true,
         summary: "load kernel modules by name or alias",
         run: orlop_boot::modprobe::run,
+    },
+    Command {
+        name: "net",
+        applet: false,
+        summary: "keep the links as configured; started by PID 1",
+        run: net::run,
     },
     Command {
         name: "version",

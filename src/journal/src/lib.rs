@@ -1,1 +1,22 @@
 //! The log: writer, reader and output formats.
+//!
+//! [`writer`] is the role `orlop journal`; [`reader`] and [`follow`] read the files that it leaves, without it.
+//! The files' format is described in `docs/journal-format.md`.
+
+pub mod clock;
+pub mod control;
+pub mod entry;
+pub mod filter;
+pub mod follow;
+pub mod format;
+pub mod kmsg;
+pub mod lines;
+pub mod notify;
+pub mod reader;
+pub mod render;
+pub mod scan;
+pub mod segments;
+pub mod store;
+pub mod timestamp;
+pub mod when;
+pub mod writer;

@@ -1,0 +1,401 @@
+//! Entries as text: the formats of `journalctl -o`. Pure.
+
+use serde_json::{Map, Value};
+
+use crate::entry::Transport;
+use crate::reader::Record;
+use crate::timestamp::{self, Civil, MONTHS};
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `Nov 21 05:10:01 HOST web[17]: text`.
+    Short,
+    /// The same with microseconds.
+    ShortPrecise,
+    /// `Sat 2026-11-21 05:10:01 UTC HOST web[17]: text`.
+    ShortFull,
+    /// `2026-11-21T05:10:01+00:00 HOST web[17]: text`.
+    ShortIso,
+    /// The same with microseconds.
+    ShortIsoPrecise,
+    /// `[    5.123456] HOST web[17]: text`.
+    ShortMonotonic,
+    /// `1795237801.123456 HOST web[17]: text`.
+    ShortUnix,
+    /// Like `ShortFull` with the unit's name in place of the identifier.
+    WithUnit,
+    /// One JSON object a line.
+    Json,
+    /// JSON objects over several lines.
+    JsonPretty,
+    /// systemd's journal export format.
+    Export,
+    /// The message alone.
+    Cat,
+}
+
+/// All forms with their names.
+pub const FORMATS: [(&str, Format); 12] = [
+    ("short", Format::Short),
+    ("short-precise", Format::ShortPrecise),
+    ("short-full", Format::ShortFull),
+    ("short-iso", Format::ShortIso),
+    ("short-iso-precise", Format::ShortIsoPrecise),
+    ("short-monotonic", Format::ShortMonotonic),
+    ("short-unix", Format::ShortUnix),
+    ("with-unit", Format::WithUnit),
+    ("json", Format::Json),
+    ("json-pretty", Format::JsonPretty),
+    ("export", Format::Export),
+    ("cat", Format::Cat),
+];
+
+impl Format {
+    /// The form of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        FORMATS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, format)| *format)
+    }
+
+    /// Whether it is for programs: nothing but entries may be between them.
+    #[must_use]
+    pub fn is_for_programs(self) -> bool {
+        matches!(
+            self,
+            Self::Json | Self::JsonPretty | Self::Export | Self::Cat
+        )
+    }
+}
+
+/// How to print.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// The form.
+    pub format: Format,
+    /// The machine's name; left out of the lines when empty.
+    pub hostname: String,
+    /// Whether urgent lines are coloured.
+    pub colour: bool,
+    /// Whether control characters of the message are shown as `\xNN`, for a terminal's sake.
+    pub escape: bool,
+}
+
+/// Appends the entry with its newline to `out`.
+pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
+    let entry = &record.entry;
+    let us = entry.realtime_us;
+    let civil = Civil::from_us(us);
+    let Civil {
+        day,
+        hour,
+        minute,
+        second,
+        micros,
+        ..
+    } = civil;
+    let month = MONTHS[usize::from(civil.month.clamp(1, 12)) - 1];
+    let iso = timestamp::date_and_time(us).replace(' ', "T");
+    let full = || {
+        format!(
+            "{} {} UTC",
+            timestamp::weekday(us),
+            timestamp::date_and_time(us)
+        )
+    };
+    let time = match style.format {
+        Format::Json => return json(record, &style.hostname, false, out),
+        Format::JsonPretty => return json(record, &style.hostname, true, out),
+        Format::Export => return export(record, &style.hostname, out),
+        Format::Cat => {
+            push_message(&entry.message, style.escape, out);
+            out.push(b'\n');
+            return;
+        }
+        Format::Short => format!("{month} {day:02} {hour:02}:{minute:02}:{second:02}"),
+        Format::ShortPrecise => {
+            format!("{month} {day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}")
+        }
+        Format::ShortFull | Format::WithUnit => full(),
+        Format::ShortIso => format!("{iso}+00:00"),
+        Format::ShortIsoPrecise => format!("{iso}.{micros:06}+00:00"),
+        Format::ShortMonotonic => {
+            let us = entry.monotonic_us;
+            format!("[{:>5}.{:06}]", us / 1_000_000, us % 1_000_000)
+        }
+        Format::ShortUnix => format!("{}.{:06}", us / 1_000_000, us % 1_000_000),
+    };
+    out.extend_from_slice(time.as_bytes());
+    if !style.hostname.is_empty() {
+        out.push(b' ');
+        out.extend_from_slice(style.hostname.as_bytes());
+    }
+    out.push(b' ');
+    let identifier = entry.identifier.as_deref().unwrap_or("unknown");
+    let name = match &entry.unit {
+        Some(unit) if style.format == Format::WithUnit => unit,
+        _ => identifier,
+    };
+    push_message(name.as_bytes(), true, out);
+    if let Some(pid) = entry.pid {
+        out.extend_from_slice(format!("[{pid}]").as_bytes());
+    }
+    out.extend_from_slice(b": ");
+    let colour = match entry.priority {
+        _ if !style.colour => "",
+        0..=3 => "\x1b[1;31m",
+        4 => "\x1b[1;33m",
+        5 => "\x1b[1m",
+        7 => "\x1b[2m",
+        _ => "",
+    };
+    out.extend_from_slice(colour.as_bytes());
+    push_message(&entry.message, style.escape, out);
+    if !colour.is_empty() {
+        out.extend_from_slice(b"\x1b[0m");
+    }
+    out.push(b'\n');
+}
+
+/// Invalid UTF-8 and control characters other than the tab could do anything to a terminal.
+fn push_message(message: &[u8], escape: bool, out: &mut Vec<u8>) {
+    if !escape {
+        return out.extend_from_slice(message);
+    }
+    for chunk in message.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() && c != '\t' {
+                let mut bytes = [0; 4];
+                push_hex(c.encode_utf8(&mut bytes).as_bytes(), out);
+            } else {
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+        push_hex(chunk.invalid(), out);
+    }
+}
+
+fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        out.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+    }
+}
+
+/// The entry's fields under the names that systemd's journal has for them (systemd.journal-fields(7)).
+fn fields(record: &Record, hostname: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let entry = &record.entry;
+    let cursor = format!(
+        "s={};i={:x};b={};m={:x};t={:x}",
+        record.journal, entry.sequence, record.boot, entry.monotonic_us, entry.realtime_us
+    );
+    let transport = match entry.transport {
+        Transport::Other(number) => number.to_string(),
+        known => known.name().to_owned(),
+    };
+    let texts = [
+        ("__CURSOR", Some(cursor)),
+        ("__REALTIME_TIMESTAMP", Some(entry.realtime_us.to_string())),
+        (
+            "__MONOTONIC_TIMESTAMP",
+            Some(entry.monotonic_us.to_string()),
+        ),
+        ("__SEQNUM", Some(entry.sequence.to_string())),
+        ("__SEQNUM_ID", Some(record.journal.to_string())),
+        ("_BOOT_ID", Some(record.boot.to_string())),
+        (
+            "_MACHINE_ID",
+            (!record.machine.is_zero()).then(|| record.machine.to_string()),
+        ),
+        (
+            "_HOSTNAME",
+            (!hostname.is_empty()).then(|| hostname.to_owned()),
+        ),
+        ("_TRANSPORT", Some(transport)),
+        ("PRIORITY", Some(entry.priority.to_string())),
+        ("SYSLOG_IDENTIFIER", entry.identifier.clone()),
+        ("_SYSTEMD_UNIT", entry.unit.clone()),
+        (
+            "_SYSTEMD_INVOCATION_ID",
+            entry.invocation.map(|id| id.to_string()),
+        ),
+        ("_PID", entry.pid.map(|pid| pid.to_string())),
+        ("_LINE_BREAK", line_break(record).map(str::to_owned)),
+        (
+            "_KERNEL_SEQUENCE",
+            entry.kernel_sequence.map(|number| number.to_string()),
+        ),
+        ("N_DROPPED", entry.dropped.map(|count| count.to_string())),
+    ];
+    let mut fields: Vec<(&str, Vec<u8>)> = texts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?.into_bytes())))
+        .collect();
+    fields.push(("MESSAGE", entry.message.clone()));
+    fields
+}
+
+fn line_break(record: &Record) -> Option<&'static str> {
+    if record.entry.continues {
+        Some("line-max")
+    } else {
+        record.entry.unterminated.then_some("eof")
+    }
+}
+
+/// A value that is not UTF-8 is an array of its bytes, as in systemd's.
+fn json(record: &Record, hostname: &str, pretty: bool, out: &mut Vec<u8>) {
+    let object: Map<String, Value> = fields(record, hostname)
+        .into_iter()
+        .map(|(name, value)| {
+            let value = match String::from_utf8(value) {
+                Ok(text) => Value::from(text),
+                Err(err) => Value::from(err.into_bytes()),
+            };
+            (name.to_owned(), value)
+        })
+        .collect();
+    let object = Value::Object(object);
+    let text = if pretty {
+        format!("{object:#}")
+    } else {
+        object.to_string()
+    };
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'\n');
+}
+
+/// `NAME=value` lines, an empty line after each entry; a value with a control character has its length before it, as 64
+/// bits little-endian (systemd's "Journal Export Format").
+fn export(record: &Record, hostname: &str, out: &mut Vec<u8>) {
+    for (name, value) in fields(record, hostname) {
+        out.extend_from_slice(name.as_bytes());
+        let is_text = std::str::from_utf8(&value)
+            .is_ok_and(|text| text.chars().all(|c| c == '\t' || !c.is_control()));
+        if is_text {
+            out.push(b'=');
+        } else {
+            out.push(b'\n');
+            out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        }
+        out.extend_from_slice(&value);
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Entry, Id};
+    use proptest::prelude::*;
+
+    fn record(message: &[u8]) -> Record {
+        let mut entry = Entry::new(6, Transport::Stdout, message.to_vec());
+        entry.sequence = 7;
+        entry.realtime_us = 1_795_237_801_000_042;
+        entry.monotonic_us = 5_123_456;
+        entry.unit = Some("web.service".to_owned());
+        entry.identifier = Some("web".to_owned());
+        entry.pid = Some(17);
+        Record {
+            journal: Id([1; 16]),
+            machine: Id([2; 16]),
+            boot: Id([3; 16]),
+            entry,
+        }
+    }
+
+    fn text(message: &[u8], format: Format) -> String {
+        let style = Style {
+            format,
+            hostname: "deck".to_owned(),
+            colour: false,
+            escape: true,
+        };
+        let mut out = Vec::new();
+        render(&record(message), &style, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn each_short_form_is_as_systemd_prints_it() {
+        for (format, expected) in [
+            (Format::Short, "Nov 21 05:10:01 deck web[17]: hi\n"),
+            (
+                Format::ShortPrecise,
+                "Nov 21 05:10:01.000042 deck web[17]: hi\n",
+            ),
+            (
+                Format::ShortFull,
+                "Sat 2026-11-21 05:10:01 UTC deck web[17]: hi\n",
+            ),
+            (
+                Format::ShortIso,
+                "2026-11-21T05:10:01+00:00 deck web[17]: hi\n",
+            ),
+            (
+                Format::ShortIsoPrecise,
+                "2026-11-21T05:10:01.000042+00:00 deck web[17]: hi\n",
+            ),
+            (Format::ShortMonotonic, "[    5.123456] deck web[17]: hi\n"),
+            (Format::ShortUnix, "1795237801.000042 deck web[17]: hi\n"),
+            (
+                Format::WithUnit,
+                "Sat 2026-11-21 05:10:01 UTC deck web.service[17]: hi\n",
+            ),
+            (Format::Cat, "hi\n"),
+        ] {
+            assert_eq!(text(b"hi", format), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_cannot_drive_the_terminal() {
+        assert_eq!(
+            text(b"\x1b[2J\tsee\0\xff\xc2\x9b", Format::Cat),
+            "\\x1b[2J\tsee\\x00\\xff\\xc2\\x9b\n"
+        );
+    }
+
+    #[test]
+    fn json_has_systemds_names_and_bytes_that_are_no_text() {
+        let value: Value = serde_json::from_str(&text(b"\xff\x01", Format::Json)).unwrap();
+        assert_eq!(value["MESSAGE"], serde_json::json!([255, 1]));
+        assert_eq!(value["_SYSTEMD_UNIT"], "web.service");
+        assert_eq!(value["PRIORITY"], "6");
+        assert_eq!(value["__REALTIME_TIMESTAMP"], "1795237801000042");
+        assert_eq!(value["_BOOT_ID"], "03030303030303030303030303030303");
+    }
+
+    #[test]
+    fn export_frames_what_is_no_line() {
+        let style = Style {
+            format: Format::Export,
+            hostname: String::new(),
+            colour: false,
+            escape: false,
+        };
+        let mut out = Vec::new();
+        render(&record(b"a\x01b"), &style, &mut out);
+        let end = b"MESSAGE\n\x03\0\0\0\0\0\0\0a\x01b\n\n";
+        assert!(out.ends_with(end), "{}", String::from_utf8_lossy(&out));
+        assert!(String::from_utf8_lossy(&out).contains("\n_SYSTEMD_UNIT=web.service\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_has_a_form(message in proptest::collection::vec(any::<u8>(), 0..40), us in any::<u64>()) {
+            let mut record = record(&message);
+            record.entry.realtime_us = us;
+            for (_, format) in FORMATS {
+                let style = Style { format, hostname: "h".to_owned(), colour: true, escape: true };
+                let mut out = Vec::new();
+                render(&record, &style, &mut out);
+                prop_assert!(out.ends_with(b"\n"));
+            }
+        }
+    }
+}
