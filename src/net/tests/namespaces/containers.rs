@@ -5,7 +5,7 @@ use std::fs;
 use orlop_net::container::{Attach, Attached, Error, Network, Publish};
 use tempfile::TempDir;
 
-use crate::world::{PATIENCE, SILENCE, World};
+use crate::world::{PATIENCE, SILENCE, World, move_link};
 
 /// A machine with one neighbour on a cable: the machine is 192.0.2.1, the neighbour 192.0.2.2.
 struct Site {
@@ -19,19 +19,7 @@ impl Site {
     fn new() -> Option<Self> {
         let (machine, neighbour) = (World::new()?, World::new()?);
         machine.ip("link add outside type veth peer name cable");
-        let index = machine
-            .ip("-o link show cable")
-            .split(':')
-            .next()
-            .expect("an index")
-            .to_owned();
-        let _ = index;
-        let neighbour_path = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            std::os::fd::AsRawFd::as_raw_fd(&neighbour.fd())
-        );
-        machine.ip(&format!("link set cable netns {neighbour_path}"));
+        move_link(&machine, "cable", &neighbour);
         machine.ip("addr add 192.0.2.1/24 dev outside");
         machine.ip("link set outside up");
         neighbour.ip("addr add 192.0.2.2/24 dev cable");

@@ -3,4 +3,5 @@
 //! Needs root, and links of the kinds veth and bridge; without them each test says so and ends.
 
 mod containers;
+mod links;
 mod world;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::process::Command;
 use std::time::Duration;
 
@@ -133,4 +133,10 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Moves a link of one namespace to another.
+pub(crate) fn move_link(from: &World, name: &str, to: &World) {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), to.fd().as_raw_fd());
+    from.ip(&format!("link set {name} netns {path}"));
 }

@@ -1,0 +1,77 @@
+//! The resolver's file, resolv.conf(5).
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use orlop_config::Network;
+
+use crate::dhcp::lease::Lease;
+
+/// What C libraries read of it: `MAXNS` and, in older ones, `MAXDNSRCH` (resolv.conf(5)).
+const NAME_SERVERS: usize = 3;
+const SEARCH_DOMAINS: usize = 6;
+
+/// The file's text: the configuration's servers and domains, then the leases', each once.
+pub(super) fn text<'a>(
+    network: &Network,
+    leases: impl Iterator<Item = &'a Lease> + Clone,
+) -> String {
+    let mut servers: Vec<IpAddr> = network
+        .nameservers
+        .iter()
+        .map(|server| server.value)
+        .collect();
+    servers.extend(
+        leases
+            .clone()
+            .flat_map(|lease| lease.nameservers.iter().map(|ip| IpAddr::from(*ip))),
+    );
+    let mut domains: Vec<&str> = network
+        .search
+        .iter()
+        .map(|domain| domain.value.as_str())
+        .collect();
+    domains.extend(leases.flat_map(|lease| lease.search.iter().map(String::as_str)));
+
+    let mut text =
+        String::from("# Written by orlop net: `network` of the configuration first, then DHCP.\n");
+    for server in distinct(servers, NAME_SERVERS) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    let domains = distinct(domains, SEARCH_DOMAINS);
+    if !domains.is_empty() {
+        let _ = writeln!(text, "search {}", domains.join(" "));
+    }
+    text
+}
+
+fn distinct<T: PartialEq>(all: Vec<T>, most: usize) -> Vec<T> {
+    let mut kept = Vec::new();
+    for one in all {
+        if kept.len() < most && !kept.contains(&one) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
+/// Replaces a file of `/run` in one step: whoever reads it sees the old or the new one whole. It is memory, so nothing is synced.
+pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    // A leftover may have another mode.
+    match fs::remove_file(&aside) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&aside)?;
+    file.write_all(text)?;
+    fs::rename(&aside, path)
+}
