@@ -1,6 +1,7 @@
 //! Safe, thin wrappers for the kernel interfaces that no good crate covers.
 #![allow(unsafe_code)]
 
+pub mod blkdev;
 pub mod cgroup;
 pub mod clone;
 pub mod inherited;
