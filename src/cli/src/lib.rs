@@ -2,6 +2,8 @@
 //!
 //! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
 
+mod container;
+mod docker;
 pub mod image;
 mod journalctl;
 mod net;
@@ -53,6 +55,18 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "keep the links as configured; started by PID 1",
         run: net::run,
+    },
+    Command {
+        name: "container",
+        applet: false,
+        summary: "start containers and clean up after them, for units",
+        run: container::main,
+    },
+    Command {
+        name: "docker",
+        applet: true,
+        summary: "containers and images, in words that hands know",
+        run: docker::main,
     },
     Command {
         name: "version",
