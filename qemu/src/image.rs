@@ -36,7 +36,9 @@ impl Project {
     #[must_use]
     pub fn here() -> Self {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Self { root: manifest.parent().unwrap_or(manifest).to_owned() }
+        Self {
+            root: manifest.parent().unwrap_or(manifest).to_owned(),
+        }
     }
 
     /// A path below the work tree.
@@ -50,8 +52,10 @@ impl Project {
     /// # Errors
     /// The file cannot be read.
     pub fn kernel_command_line(&self) -> Result<String> {
-        let words: Vec<String> =
-            lists::read(&self.path("boot/cmdline"))?.into_iter().flat_map(|line| line.words).collect();
+        let words: Vec<String> = lists::read(&self.path("boot/cmdline"))?
+            .into_iter()
+            .flat_map(|line| line.words)
+            .collect();
         Ok(words.join(" "))
     }
 }
@@ -65,6 +69,8 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// How the initramfs is compressed.
     pub compression: Compression,
+    /// Put the root into the initramfs; without it the boot stage looks for a disk with the root's label.
+    pub carry_root: bool,
     /// Carry busybox in the initramfs, for `orlop.rescue`.
     pub rescue: bool,
     /// Where the products go.
@@ -99,8 +105,11 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         Some(binary) => binary.clone(),
         None => step("binary", || build_binary(project, &options.profile))?,
     };
+    let _lock = lock(project)?;
     let wanted = lists::packages(&project.path("rootfs/packages"))?;
-    let debs = step("packages", || packages::fetch(&project.path("build/debs"), &wanted))?;
+    let debs = step("packages", || {
+        packages::fetch(&project.path("build/debs"), &wanted)
+    })?;
 
     let mut stamp = stamp::Stamp::new();
     stamp.file(&std::env::current_exe().context("find this program")?)?;
@@ -109,15 +118,24 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     for deb in &debs {
         stamp.file(&deb.archive)?;
     }
-    stamp.text(&format!("{:?} {}", options.compression, options.rescue));
+    stamp.text(&format!(
+        "{:?}",
+        (options.compression, options.rescue, options.carry_root)
+    ));
     let stamp_path = options.output.join(".stamp");
-    let outputs = [&products.kernel, &products.initrd, &products.root, &products.binary];
+    let outputs = [
+        &products.kernel,
+        &products.initrd,
+        &products.root,
+        &products.binary,
+    ];
     if outputs.iter().all(|path| path.exists()) && stamp.is_in(&stamp_path) {
         println!("image: {} is up to date", options.output.display());
         return Ok(products);
     }
 
-    std::fs::create_dir_all(&options.output).with_context(|| format!("make {}", options.output.display()))?;
+    std::fs::create_dir_all(&options.output)
+        .with_context(|| format!("make {}", options.output.display()))?;
     let _ = std::fs::remove_file(&stamp_path);
     let extracted = project.path("build/packages");
     step("extract", || packages::extract(&debs, &extracted))?;
@@ -126,16 +144,49 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     copy(&binary, &products.binary)?;
     let tree = project.path("build/root");
     step("tree", || {
-        tree::assemble(&tree::Sources { project, packages: &wanted, extracted: &extracted, binary: &binary, kernel: &kernel }, &tree)
+        tree::assemble(
+            &tree::Sources {
+                project,
+                packages: &wanted,
+                extracted: &extracted,
+                binary: &binary,
+                kernel: &kernel,
+            },
+            &tree,
+        )
     })?;
     step("erofs", || erofs::make(&tree, &products.root))?;
-    step("initrd", || initrd::make(&initrd::Sources { project, kernel: &kernel, binary: &binary, root: &products.root, tree: &tree }, options, &products.initrd))?;
+    step("initrd", || {
+        initrd::make(
+            &initrd::Sources {
+                project,
+                kernel: &kernel,
+                binary: &binary,
+                root: &products.root,
+                tree: &tree,
+            },
+            options,
+            &products.initrd,
+        )
+    })?;
     stamp.write(&stamp_path)?;
     for path in outputs {
-        let size = std::fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.len();
+        let size = std::fs::metadata(path)
+            .with_context(|| format!("look at {}", path.display()))?
+            .len();
         println!("image: {} {:.1} MiB", path.display(), mebibytes(size));
     }
     Ok(products)
+}
+
+/// Waits for the one build at a time that may use `build/`.
+fn lock(project: &Project) -> Result<std::fs::File> {
+    let path = project.path("build/.lock");
+    std::fs::create_dir_all(project.path("build")).context("make build/")?;
+    let file = std::fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size to be read by people")]
@@ -157,17 +208,30 @@ fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Cargo fails.
 pub fn build_binary(project: &Project, profile: &str) -> Result<PathBuf> {
     run(Command::new("cargo")
-        .args(["build", "--quiet", "--package", "orlop", "--profile", profile])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "orlop",
+            "--profile",
+            profile,
+        ])
         .current_dir(&project.root))?;
     let directory = if profile == "dev" { "debug" } else { profile };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.path("target"), PathBuf::from);
-    Ok(target.join("x86_64-unknown-linux-gnu").join(directory).join("orlop"))
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.path("target"), PathBuf::from);
+    Ok(target
+        .join("x86_64-unknown-linux-gnu")
+        .join(directory)
+        .join("orlop"))
 }
 
 /// Runs a program to its end; its messages go to the terminal.
 fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("start {program}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("start {program}"))?;
     if !status.success() {
         bail!("{program} failed: {status}");
     }
@@ -177,14 +241,21 @@ fn run(command: &mut Command) -> Result<()> {
 /// Runs a program and gives what it printed.
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("start {program}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("start {program}"))?;
     if !output.status.success() {
-        bail!("{program} failed: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{program} failed: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     String::from_utf8(output.stdout).with_context(|| format!("{program} printed no UTF-8"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    std::fs::copy(from, to)
+        .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
     Ok(())
 }

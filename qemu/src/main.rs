@@ -44,6 +44,9 @@ struct ImageArguments {
     /// Carry busybox in the initramfs, for `orlop.rescue` on the kernel command line
     #[arg(long)]
     rescue: bool,
+    /// Leave the root out of the initramfs: it is on a disk, found by its label
+    #[arg(long)]
+    root_on_disk: bool,
     /// Where the products go
     #[arg(long, default_value = "dist")]
     output: PathBuf,
@@ -77,6 +80,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                     CompressionArgument::Lz4 => Compression::Lz4,
                 },
                 rescue: arguments.rescue,
+                carry_root: !arguments.root_on_disk,
                 output: project.root.join(arguments.output),
             };
             image::image(&project, &options)?;

@@ -26,8 +26,13 @@ pub struct Bare<'a> {
 /// # Errors
 /// A package that cannot be had, a file that cannot be read or written.
 pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) -> Result<()> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-    let wanted = vec![lists::Package { name: "busybox-static".to_owned(), files: Vec::new() }];
+    let read =
+        |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let _lock = super::lock(project)?;
+    let wanted = vec![lists::Package {
+        name: "busybox-static".to_owned(),
+        files: Vec::new(),
+    }];
     let debs = packages::fetch(&project.path("build/debs"), &wanted)?;
     let extracted = project.path("build/bare");
     packages::extract(&debs, &extracted)?;
@@ -35,7 +40,8 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
 
     let mut archive = Archive::new();
     for (directory, mode) in lists::pairs(&project.path("rootfs/directories"))? {
-        let mode = u32::from_str_radix(&mode, 8).with_context(|| format!("rootfs/directories: mode of {directory}"))?;
+        let mode = u32::from_str_radix(&mode, 8)
+            .with_context(|| format!("rootfs/directories: mode of {directory}"))?;
         archive.directory(directory.trim_start_matches('/'), mode);
     }
     archive.directory("usr/bin", 0o755);
@@ -49,7 +55,11 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
         archive.link(link.trim_start_matches('/'), &target);
     }
     for applet in output(Command::new(&busybox).arg("--list"))?.lines() {
-        if !["init", "linuxrc", "modprobe", "poweroff", "reboot", "halt", "busybox"].contains(&applet) {
+        if ![
+            "init", "linuxrc", "modprobe", "poweroff", "reboot", "halt", "busybox",
+        ]
+        .contains(&applet)
+        {
             archive.link(&format!("usr/bin/{applet}"), "busybox");
         }
     }
@@ -58,15 +68,35 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
     super::tree::find_files(&skeleton, &mut files)?;
     files.sort();
     for file in files {
-        let relative = file.strip_prefix(&skeleton).unwrap_or(&file).to_string_lossy().into_owned();
+        let relative = file
+            .strip_prefix(&skeleton)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
         if contents.without_roles && relative.starts_with("usr/lib/orlop/units/orlop-") {
             continue;
         }
-        archive.file(&relative, if relative == "etc/shadow" { 0o600 } else { 0o644 }, &read(&file)?);
+        archive.file(
+            &relative,
+            if relative == "etc/shadow" {
+                0o600
+            } else {
+                0o644
+            },
+            &read(&file)?,
+        );
     }
-    archive.file("usr/lib/os-release", 0o644, super::tree::os_release().as_bytes());
+    archive.file(
+        "usr/lib/os-release",
+        0o644,
+        super::tree::os_release().as_bytes(),
+    );
     for (name, text) in contents.units {
-        archive.file(&format!("etc/systemd/system/{name}"), 0o644, text.as_bytes());
+        archive.file(
+            &format!("etc/systemd/system/{name}"),
+            0o644,
+            text.as_bytes(),
+        );
     }
     for (path, mode, bytes) in contents.files {
         archive.file(path.trim_start_matches('/'), *mode, bytes);

@@ -71,10 +71,25 @@ impl Archive {
         // The kernel's limit too: a file of an initramfs has at most 4 GiB.
         let size = u32::try_from(contents.len()).unwrap_or(u32::MAX);
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
-        let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0];
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            size,
+            0,
+            0,
+            major,
+            minor,
+            name_size,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -108,11 +123,21 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        lister.stdin.take().unwrap().write_all(&archive.finish()).unwrap();
+        lister
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&archive.finish())
+            .unwrap();
         let listing = String::from_utf8(lister.wait_with_output().unwrap().stdout).unwrap();
         let entries: Vec<(&str, &str)> = listing
             .lines()
-            .map(|line| (line.get(..10).unwrap(), line.split_once(":00 ").map_or(line, |(_, name)| name)))
+            .map(|line| {
+                (
+                    line.get(..10).unwrap(),
+                    line.split_once(":00 ").map_or(line, |(_, name)| name),
+                )
+            })
             .map(|(mode, name)| (mode, name.rsplit_once(":00 ").map_or(name, |(_, n)| n)))
             .collect();
         assert_eq!(

@@ -11,12 +11,18 @@ pub(super) fn needed(elf: &[u8]) -> Option<Vec<String>> {
     }
     let table = usize::try_from(u64_at(elf, 40)?).ok()?;
     let count = usize::from(u16_at(elf, 60)?);
-    let section = |number: usize| elf.get(table.checked_add(number.checked_mul(64)?)?..)?.get(..64);
+    let section = |number: usize| {
+        elf.get(table.checked_add(number.checked_mul(64)?)?..)?
+            .get(..64)
+    };
     let contents = |header: &[u8]| {
         let start = usize::try_from(u64_at(header, 24)?).ok()?;
         elf.get(start..start.checked_add(usize::try_from(u64_at(header, 32)?).ok()?)?)
     };
-    let Some(dynamic) = (0..count).filter_map(section).find(|header| u32_at(header, 4) == Some(SHT_DYNAMIC)) else {
+    let Some(dynamic) = (0..count)
+        .filter_map(section)
+        .find(|header| u32_at(header, 4) == Some(SHT_DYNAMIC))
+    else {
         return Some(Vec::new());
     };
     let strings = contents(section(usize::try_from(u32_at(dynamic, 40)?).ok()?)?)?;
@@ -33,15 +39,24 @@ pub(super) fn needed(elf: &[u8]) -> Option<Vec<String>> {
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes.get(offset..)?.first_chunk().map(|b| u16::from_le_bytes(*b))
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|b| u16::from_le_bytes(*b))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|b| u32::from_le_bytes(*b))
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
-    bytes.get(offset..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]
@@ -51,7 +66,12 @@ mod tests {
     #[test]
     fn a_dynamic_executable_needs_the_c_library_and_a_script_is_none() {
         let shell = std::fs::read("/bin/sh").unwrap();
-        assert!(needed(&shell).unwrap().iter().any(|name| name.starts_with("libc.so")));
+        assert!(
+            needed(&shell)
+                .unwrap()
+                .iter()
+                .any(|name| name.starts_with("libc.so"))
+        );
         assert_eq!(needed(b"#!/bin/sh\n"), None);
         assert_eq!(needed(b"\x7fELF\x02\x01"), None);
     }

@@ -20,7 +20,16 @@ const BLOCK_BYTES: usize = 4096;
 pub(super) fn make(tree: &Path, image: &Path) -> Result<()> {
     let _ = std::fs::remove_file(image);
     run(Command::new("mkfs.erofs")
-        .args(["--quiet", "--all-root", "-T0", "-x-1", "-zlz4hc,12", "-C65536", "-U", UUID])
+        .args([
+            "--quiet",
+            "--all-root",
+            "-T0",
+            "-x-1",
+            "-zlz4hc,12",
+            "-C65536",
+            "-U",
+            UUID,
+        ])
         .arg(image)
         .arg(tree)
         .stdout(std::process::Stdio::null()))?;
@@ -29,11 +38,17 @@ pub(super) fn make(tree: &Path, image: &Path) -> Result<()> {
 
 /// Writes the volume label into the superblock and its checksum anew; Debian 12's mkfs.erofs has no option for it.
 fn label(image: &Path) -> Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(image).context("open it")?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(image)
+        .context("open it")?;
     let mut block = vec![0; BLOCK_BYTES - SUPERBLOCK_OFFSET];
-    file.read_exact_at(&mut block, SUPERBLOCK_OFFSET as u64).context("read its superblock")?;
+    file.read_exact_at(&mut block, SUPERBLOCK_OFFSET as u64)
+        .context("read its superblock")?;
     set_label(&mut block, orlop_boot::ROOT_LABEL)?;
-    file.write_all_at(&block, SUPERBLOCK_OFFSET as u64).context("write its superblock")
+    file.write_all_at(&block, SUPERBLOCK_OFFSET as u64)
+        .context("write its superblock")
 }
 
 /// `struct erofs_super_block` (`fs/erofs/erofs_fs.h`): magic at 0, checksum at 4, compatible features at 8 (bit 0: there is a
@@ -42,7 +57,9 @@ fn set_label(block: &mut [u8], label: &str) -> Result<()> {
     if block.first_chunk() != Some(&0xE0F5_E1E2_u32.to_le_bytes()) {
         bail!("not an erofs superblock");
     }
-    let Some(field) = block.get_mut(64..80).filter(|_| label.len() <= 16) else { bail!("no room for the label {label}") };
+    let Some(field) = block.get_mut(64..80).filter(|_| label.len() <= 16) else {
+        bail!("no room for the label {label}")
+    };
     field.fill(0);
     for (to, from) in field.iter_mut().zip(label.bytes()) {
         *to = from;
@@ -63,7 +80,9 @@ fn set_label(block: &mut [u8], label: &str) -> Result<()> {
 /// CRC-32C (Castagnoli, reflected 0x82F63B78) from all ones, without the final inversion, as the kernel's `crc32c()` is.
 fn crc32c(bytes: &[u8]) -> u32 {
     bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg())
+        })
     })
 }
 

@@ -46,10 +46,15 @@ pub(super) struct Sources<'a> {
 }
 
 pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Result<()> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
-    let mut carried = Archive::new();
-    carried.file(orlop_boot::CARRIED_ROOT.trim_start_matches('/'), 0o400, &read(sources.root)?);
-    let mut bytes = carried.finish();
+    let read =
+        |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let mut bytes = Vec::new();
+    if options.carry_root {
+        let mut carried = Archive::new();
+        let name = orlop_boot::CARRIED_ROOT.trim_start_matches('/');
+        carried.file(name, 0o400, &read(sources.root)?);
+        bytes = carried.finish();
+    }
 
     let mut stage = Archive::new();
     for directory in ["dev", "proc", "sys", "run", "sysroot"] {
@@ -59,16 +64,32 @@ pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Res
     stage.character_device("dev/console", 0o600, 5, 1);
     stage.file("init", 0o755, &read(sources.binary)?);
     stage.link("sbin/modprobe", "../init");
-    stage.file(orlop_boot::INITRD_RELEASE.trim_start_matches('/'), 0o644, &read(&sources.tree.join("usr/lib/os-release"))?);
+    stage.file(
+        orlop_boot::INITRD_RELEASE.trim_start_matches('/'),
+        0o644,
+        &read(&sources.tree.join("usr/lib/os-release"))?,
+    );
     let names = lists::names(&sources.project.path("rootfs/modules.early"))?;
     let selection = sources.kernel.select(&names, true)?;
     let directory = sources.kernel.directory();
     for module in selection.index.modules() {
-        stage.file(&format!("{directory}/{}", module.path), 0o644, &read(&sources.kernel.file(&module.path))?);
+        stage.file(
+            &format!("{directory}/{}", module.path),
+            0o644,
+            &read(&sources.kernel.file(&module.path))?,
+        );
     }
-    stage.file(&format!("{directory}/{}", orlop_boot::index::FILE_NAME), 0o644, selection.text.as_bytes());
+    stage.file(
+        &format!("{directory}/{}", orlop_boot::index::FILE_NAME),
+        0o644,
+        selection.text.as_bytes(),
+    );
     if options.rescue {
-        stage.file("bin/busybox", 0o755, &read(&sources.tree.join("usr/bin/busybox"))?);
+        stage.file(
+            "bin/busybox",
+            0o755,
+            &read(&sources.tree.join("usr/bin/busybox"))?,
+        );
         stage.link("bin/sh", "busybox");
     }
     bytes.extend_from_slice(&compress(stage.finish(), options.compression)?);
@@ -86,7 +107,9 @@ fn compress(input: Vec<u8>, compression: Compression) -> Result<Vec<u8>> {
     let mut stdin = child.stdin.take().context("no pipe to the compressor")?;
     // On a thread of its own: the compressor's output must be read while its input is written.
     let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().with_context(|| format!("run {program}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("run {program}"))?;
     match writer.join() {
         Ok(written) => written.with_context(|| format!("write to {program}"))?,
         Err(_) => bail!("the writer to {program} panicked"),

@@ -30,21 +30,36 @@ impl Kernel {
     pub(super) fn open(extracted: &Path) -> Result<Self> {
         let package = only(extracted, "linux-image-")?;
         let modules = only(&package.join("lib/modules"), "")?;
-        let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let version = modules
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let mut catalogue = Catalogue::default();
         let mut files = Vec::new();
         find_modules(&modules, Path::new(""), &mut files)?;
         for relative in files {
             let path = modules.join(&relative);
             let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-            let info = ModuleInfo::read(&bytes).with_context(|| format!("module {}", path.display()))?;
+            let info =
+                ModuleInfo::read(&bytes).with_context(|| format!("module {}", path.display()))?;
             catalogue.add(&relative.to_string_lossy(), info);
         }
         let builtin = modules.join("modules.builtin");
-        catalogue.add_builtin(&std::fs::read_to_string(&builtin).with_context(|| format!("read {}", builtin.display()))?);
+        catalogue.add_builtin(
+            &std::fs::read_to_string(&builtin)
+                .with_context(|| format!("read {}", builtin.display()))?,
+        );
         let modinfo = modules.join("modules.builtin.modinfo");
-        catalogue.add_builtin_modinfo(&std::fs::read(&modinfo).with_context(|| format!("read {}", modinfo.display()))?);
-        Ok(Self { image: package.join("boot").join(format!("vmlinuz-{version}")), version, modules, catalogue })
+        catalogue.add_builtin_modinfo(
+            &std::fs::read(&modinfo).with_context(|| format!("read {}", modinfo.display()))?,
+        );
+        Ok(Self {
+            image: package.join("boot").join(format!("vmlinuz-{version}")),
+            version,
+            modules,
+            catalogue,
+        })
     }
 
     /// Picks the named modules with all that they need. The early selection leaves out what the kernel contains.
@@ -83,10 +98,14 @@ fn only(directory: &Path, prefix: &str) -> Result<PathBuf> {
 
 fn find_modules(top: &Path, relative: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     let directory = top.join(relative);
-    for entry in std::fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
+    for entry in
+        std::fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?
+    {
         let entry = entry.with_context(|| format!("list {}", directory.display()))?;
         let path = relative.join(entry.file_name());
-        let kind = entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?;
+        let kind = entry
+            .file_type()
+            .with_context(|| format!("look at {}", entry.path().display()))?;
         if kind.is_dir() {
             find_modules(top, &path, found)?;
         } else if path.extension().is_some_and(|extension| extension == "ko") {

@@ -22,7 +22,10 @@ fn parse(text: &str) -> Vec<Line> {
         .enumerate()
         .map(|(index, line)| {
             let content = line.split('#').next().unwrap_or_default();
-            Line { number: index + 1, words: content.split_whitespace().map(ToOwned::to_owned).collect() }
+            Line {
+                number: index + 1,
+                words: content.split_whitespace().map(ToOwned::to_owned).collect(),
+            }
         })
         .filter(|line| !line.words.is_empty())
         .collect()
@@ -30,7 +33,10 @@ fn parse(text: &str) -> Vec<Line> {
 
 /// The first words of a list of single words.
 pub(super) fn names(path: &Path) -> Result<Vec<String>> {
-    Ok(read(path)?.into_iter().flat_map(|line| line.words).collect())
+    Ok(read(path)?
+        .into_iter()
+        .flat_map(|line| line.words)
+        .collect())
 }
 
 /// A list of pairs.
@@ -60,7 +66,11 @@ pub(super) fn packages(path: &Path) -> Result<Vec<Package>> {
             let name = words.next().unwrap_or_default();
             let files: Vec<String> = words.collect();
             if let Some(file) = files.iter().find(|file| !file.starts_with('/')) {
-                bail!("{}:{}: {file} is not an absolute path", path.display(), line.number);
+                bail!(
+                    "{}:{}: {file} is not an absolute path",
+                    path.display(),
+                    line.number
+                );
             }
             Ok(Package { name, files })
         })
@@ -77,8 +87,14 @@ mod tests {
         assert_eq!(
             lines,
             [
-                Line { number: 3, words: vec!["one".to_owned(), "two".to_owned()] },
-                Line { number: 4, words: vec!["four".to_owned()] }
+                Line {
+                    number: 3,
+                    words: vec!["one".to_owned(), "two".to_owned()]
+                },
+                Line {
+                    number: 4,
+                    words: vec!["four".to_owned()]
+                }
             ]
         );
     }

@@ -25,11 +25,18 @@ pub(super) fn fetch(directory: &Path, wanted: &[Package]) -> Result<Vec<Deb>> {
     let mut debs = fetch_names(directory, &names)?;
     if let Some(meta) = debs.iter().position(|deb| deb.name == KERNEL_METAPACKAGE) {
         let meta = debs.remove(meta);
-        let depends = output(Command::new("dpkg-deb").arg("--field").arg(&meta.archive).arg("Depends"))?;
+        let depends = output(
+            Command::new("dpkg-deb")
+                .arg("--field")
+                .arg(&meta.archive)
+                .arg("Depends"),
+        )?;
         let kernel = depends
             .split([',', ' ', '\n'])
             .find(|word| word.starts_with("linux-image-"))
-            .with_context(|| format!("{KERNEL_METAPACKAGE} depends on no linux-image package: {depends}"))?;
+            .with_context(|| {
+                format!("{KERNEL_METAPACKAGE} depends on no linux-image package: {depends}")
+            })?;
         debs.extend(fetch_names(directory, &[kernel])?);
     }
     Ok(debs)
@@ -37,7 +44,11 @@ pub(super) fn fetch(directory: &Path, wanted: &[Package]) -> Result<Vec<Deb>> {
 
 fn fetch_names(directory: &Path, names: &[&str]) -> Result<Vec<Deb>> {
     let missing = |names: &[&str]| -> Vec<String> {
-        names.iter().filter(|name| find(directory, name).is_none()).map(|name| (*name).to_owned()).collect()
+        names
+            .iter()
+            .filter(|name| find(directory, name).is_none())
+            .map(|name| (*name).to_owned())
+            .collect()
     };
     let absent = missing(names);
     if !absent.is_empty() && download(directory, &absent).is_err() {
@@ -48,8 +59,12 @@ fn fetch_names(directory: &Path, names: &[&str]) -> Result<Vec<Deb>> {
     names
         .iter()
         .map(|name| {
-            let archive = find(directory, name).with_context(|| format!("apt-get left no archive of {name}"))?;
-            Ok(Deb { name: (*name).to_owned(), archive })
+            let archive = find(directory, name)
+                .with_context(|| format!("apt-get left no archive of {name}"))?;
+            Ok(Deb {
+                name: (*name).to_owned(),
+                archive,
+            })
         })
         .collect()
 }
@@ -89,12 +104,16 @@ fn update() -> Result<()> {
 /// Unpacks each archive into a directory of its own below `directory`, which is emptied first.
 pub(super) fn extract(debs: &[Deb], directory: &Path) -> Result<()> {
     if directory.exists() {
-        std::fs::remove_dir_all(directory).with_context(|| format!("empty {}", directory.display()))?;
+        std::fs::remove_dir_all(directory)
+            .with_context(|| format!("empty {}", directory.display()))?;
     }
     for deb in debs {
         let target = directory.join(&deb.name);
         std::fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
-        run(Command::new("dpkg-deb").arg("--extract").arg(&deb.archive).arg(&target))?;
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&deb.archive)
+            .arg(&target))?;
     }
     Ok(())
 }
@@ -103,7 +122,10 @@ pub(super) fn extract(debs: &[Deb], directory: &Path) -> Result<()> {
 /// package's directory.
 pub(super) fn matching(package: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let pattern = Path::new(pattern.trim_start_matches('/'));
-    let (Some(parent), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|n| n.to_str())) else {
+    let (Some(parent), Some(name)) = (
+        pattern.parent(),
+        pattern.file_name().and_then(|n| n.to_str()),
+    ) else {
         bail!("{} names no file", pattern.display());
     };
     let directory = package.join(parent);

@@ -13,7 +13,9 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn new() -> Self {
-        Self { hash: Sha256::new() }
+        Self {
+            hash: Sha256::new(),
+        }
     }
 
     pub(super) fn text(&mut self, text: &str) {
@@ -38,7 +40,8 @@ impl Stamp {
             .collect();
         entries.sort();
         for path in entries {
-            let metadata = std::fs::symlink_metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+            let metadata = std::fs::symlink_metadata(&path)
+                .with_context(|| format!("look at {}", path.display()))?;
             self.text(&path.file_name().unwrap_or_default().to_string_lossy());
             self.text(&format!("{:o}", metadata.permissions().mode()));
             if metadata.is_dir() {
@@ -51,7 +54,12 @@ impl Stamp {
     }
 
     fn hex(&self) -> String {
-        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.hash
+            .clone()
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     pub(super) fn is_in(&self, path: &Path) -> bool {

@@ -34,7 +34,8 @@ pub(super) fn assemble(sources: &Sources<'_>, root: &Path) -> Result<()> {
     let project = sources.project;
 
     for (path, mode) in lists::pairs(&project.path("rootfs/directories"))? {
-        let mode = u32::from_str_radix(&mode, 8).with_context(|| format!("rootfs/directories: mode of {path}"))?;
+        let mode = u32::from_str_radix(&mode, 8)
+            .with_context(|| format!("rootfs/directories: mode of {path}"))?;
         let target = root.join(path.trim_start_matches('/'));
         std::fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
         set_mode(&target, mode)?;
@@ -56,7 +57,10 @@ pub(super) fn assemble(sources: &Sources<'_>, root: &Path) -> Result<()> {
 
 /// `/bin/sh` as a path below the merged `/usr`.
 fn merged(path: &Path) -> PathBuf {
-    let first = path.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
+    let first = path
+        .components()
+        .next()
+        .map(|c| c.as_os_str().to_string_lossy().into_owned());
     match first.as_deref() {
         Some("bin" | "sbin" | "lib" | "lib64") => Path::new("usr").join(path),
         _ => path.to_owned(),
@@ -70,9 +74,11 @@ fn install_packages(sources: &Sources<'_>, root: &Path) -> Result<()> {
             for relative in packages::matching(&directory, pattern)? {
                 let from = directory.join(&relative);
                 let to = root.join(merged(&relative));
-                let metadata = std::fs::symlink_metadata(&from).with_context(|| format!("look at {}", from.display()))?;
+                let metadata = std::fs::symlink_metadata(&from)
+                    .with_context(|| format!("look at {}", from.display()))?;
                 if metadata.is_symlink() {
-                    let target = std::fs::read_link(&from).with_context(|| format!("read link {}", from.display()))?;
+                    let target = std::fs::read_link(&from)
+                        .with_context(|| format!("read link {}", from.display()))?;
                     make_parent(&to)?;
                     symlink(&target, &to).with_context(|| format!("link {}", to.display()))?;
                 } else {
@@ -91,9 +97,17 @@ fn install_modules(sources: &Sources<'_>, root: &Path) -> Result<()> {
     let selection = sources.kernel.select(&names, false)?;
     let directory = sources.kernel.directory();
     for module in selection.index.modules() {
-        install(&sources.kernel.file(&module.path), &root.join(&directory).join(&module.path), 0o644)?;
+        install(
+            &sources.kernel.file(&module.path),
+            &root.join(&directory).join(&module.path),
+            0o644,
+        )?;
     }
-    write(root, &format!("{directory}/{}", orlop_boot::index::FILE_NAME), &selection.text)
+    write(
+        root,
+        &format!("{directory}/{}", orlop_boot::index::FILE_NAME),
+        &selection.text,
+    )
 }
 
 /// Links busybox's applets from its own list, where nothing of that name is there yet.
@@ -102,17 +116,37 @@ fn link_busybox(root: &Path) -> Result<()> {
     for applet in output(Command::new(&busybox).arg("--list-full"))?.lines() {
         // Package tools, module tools and other inits have no place here; what Orlop answers to is linked already.
         const NOT_OURS: [&str; 12] = [
-            "dpkg", "dpkg-deb", "rpm", "rpm2cpio", "linuxrc", "init", "depmod", "mdev", "switch_root", "run-init", "uevent",
+            "dpkg",
+            "dpkg-deb",
+            "rpm",
+            "rpm2cpio",
+            "linuxrc",
+            "init",
+            "depmod",
+            "mdev",
+            "switch_root",
+            "run-init",
+            "uevent",
             "insmod",
         ];
         let path = merged(Path::new(applet));
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if NOT_OURS.contains(&name.as_str()) || !path.starts_with("usr") {
             continue;
         }
-        let exists = ["usr/bin", "usr/sbin"].iter().any(|d| std::fs::symlink_metadata(root.join(d).join(&name)).is_ok());
+        let exists = ["usr/bin", "usr/sbin"]
+            .iter()
+            .any(|d| std::fs::symlink_metadata(root.join(d).join(&name)).is_ok());
         if !exists {
-            let target = if path.starts_with("usr/sbin") { "../bin/busybox" } else { "busybox" };
+            let target = if path.starts_with("usr/sbin") {
+                "../bin/busybox"
+            } else {
+                "busybox"
+            };
             link(root, &format!("/{}", path.display()), target)?;
         }
     }
@@ -126,7 +160,10 @@ fn check_libraries(root: &Path) -> Result<()> {
     let names: BTreeSet<_> = files
         .iter()
         .filter(|path| path.to_string_lossy().contains("/lib"))
-        .filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
+        .filter_map(|path| {
+            path.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        })
         .collect();
     for path in &files {
         if path.is_symlink() || path.extension().is_some_and(|extension| extension == "ko") {
@@ -135,7 +172,10 @@ fn check_libraries(root: &Path) -> Result<()> {
         let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         for library in elf::needed(&bytes).unwrap_or_default() {
             if !names.contains(&library) {
-                bail!("{} needs {library}, which is not in the tree", path.display());
+                bail!(
+                    "{} needs {library}, which is not in the tree",
+                    path.display()
+                );
             }
         }
     }
@@ -143,9 +183,13 @@ fn check_libraries(root: &Path) -> Result<()> {
 }
 
 pub(super) fn find_files(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+    for entry in
+        std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?
+    {
         let entry = entry.with_context(|| format!("list {}", directory.display()))?;
-        let kind = entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?;
+        let kind = entry
+            .file_type()
+            .with_context(|| format!("look at {}", entry.path().display()))?;
         if kind.is_dir() {
             find_files(&entry.path(), found)?;
         } else {
@@ -160,9 +204,14 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     find_files(from, &mut files)?;
     for file in files {
         let relative = file.strip_prefix(from).unwrap_or(&file);
-        let metadata = std::fs::metadata(&file).with_context(|| format!("look at {}", file.display()))?;
+        let metadata =
+            std::fs::metadata(&file).with_context(|| format!("look at {}", file.display()))?;
         let executable = metadata.permissions().mode() & 0o100 != 0;
-        install(&file, &to.join(relative), if executable { 0o755 } else { 0o644 })?;
+        install(
+            &file,
+            &to.join(relative),
+            if executable { 0o755 } else { 0o644 },
+        )?;
     }
     Ok(())
 }
@@ -188,7 +237,9 @@ fn link(root: &Path, path: &str, target: &str) -> Result<()> {
 
 /// Makes the directory of a path, mode 755 whatever the caller's umask.
 fn make_parent(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
     if parent.exists() {
         return Ok(());
     }
@@ -198,7 +249,8 @@ fn make_parent(path: &Path) -> Result<()> {
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| format!("set the mode of {}", path.display()))
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))
 }
 
 /// os-release(5).

@@ -18,6 +18,9 @@ const BUSES: [&str; 9] = [
     "pci", "virtio", "usb", "scsi", "acpi", "nvme", "hv", "xen", "vmbus",
 ];
 
+/// How many modaliases are remembered; beyond it each is looked up again, which costs time alone.
+const SEEN_MAX: usize = 4096;
+
 /// Why devices could not be looked for.
 #[derive(Debug, Error)]
 pub enum ColdplugError {
@@ -38,19 +41,22 @@ pub enum ColdplugError {
 #[derive(Debug)]
 pub struct Devices {
     socket: UeventSocket,
+    /// Begins each logged line: who looks for devices.
+    log_prefix: &'static str,
     /// Modaliases that were looked up once; many devices share one, and walks meet events.
     seen: HashSet<String>,
 }
 
 impl Devices {
-    /// Starts to listen.
+    /// Starts to listen; `log_prefix` begins each line that is logged.
     ///
     /// # Errors
     /// The socket cannot be had.
-    pub fn listen() -> Result<Self, ColdplugError> {
+    pub fn listen(log_prefix: &'static str) -> Result<Self, ColdplugError> {
         let socket = UeventSocket::open().map_err(ColdplugError::Listen)?;
         Ok(Self {
             socket,
+            log_prefix,
             seen: HashSet::new(),
         })
     }
@@ -91,7 +97,10 @@ impl Devices {
             match self.socket.receive().map_err(ColdplugError::Receive)? {
                 Received::Empty => return Ok(()),
                 Received::Overrun => {
-                    log::warn!("boot: uevents were lost, walking the buses again");
+                    log::warn!(
+                        "{}uevents were lost, walking the buses again",
+                        self.log_prefix
+                    );
                     self.walk(loader);
                     on_event(&Uevent::default());
                 }
@@ -115,7 +124,18 @@ impl Devices {
     /// # Errors
     /// poll(2) fails.
     pub fn wait(&self, timeout_ms: u64) -> Result<(), ColdplugError> {
-        let timeout = PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX);
+        self.poll(PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX))
+    }
+
+    /// Waits until an event is queued.
+    ///
+    /// # Errors
+    /// poll(2) fails.
+    pub fn wait_for_ever(&self) -> Result<(), ColdplugError> {
+        self.poll(PollTimeout::NONE)
+    }
+
+    fn poll(&self, timeout: PollTimeout) -> Result<(), ColdplugError> {
         match poll(
             &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],
             timeout,
@@ -126,13 +146,20 @@ impl Devices {
     }
 
     fn driver(&mut self, loader: &mut Loader, modalias: &str) {
-        if modalias.is_empty() || !self.seen.insert(modalias.to_owned()) {
+        if modalias.is_empty() || self.seen.contains(modalias) {
             return;
+        }
+        if self.seen.len() < SEEN_MAX {
+            self.seen.insert(modalias.to_owned());
         }
         if let Err(error) = loader.load_for_device(modalias)
             && !error.is_absent_hardware()
         {
-            log::warn!("boot: {} (for device {modalias})", chain(&error));
+            log::warn!(
+                "{}{} (for device {modalias})",
+                self.log_prefix,
+                chain(&error)
+            );
         }
     }
 }

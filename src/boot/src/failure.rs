@@ -47,7 +47,7 @@ pub(crate) fn fail(message: &str) -> ! {
     }
 }
 
-/// Runs shells on the console for as long as somebody leaves them with a failure; PID 1 stays PID 1 and reaps.
+/// Runs one shell on the console as a child: PID 1 must outlive it, or the kernel panics when somebody leaves it.
 fn rescue() {
     const SHELLS: [&str; 2] = ["/bin/sh", "/sysroot/bin/busybox"];
     let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).exists()) else {

@@ -5,6 +5,7 @@
 
 pub mod cmdline;
 pub mod coldplug;
+pub mod devices;
 pub mod index;
 pub mod modprobe;
 pub mod modules;

@@ -53,7 +53,7 @@ fn enter_root() -> Result<std::convert::Infallible, StageError> {
     let start = times::now_ns();
     let mut loader = Loader::open(command_line).map_err(StageError::Modules)?;
     mounts::make_nodes(loader.index());
-    let mut devices = Devices::listen().map_err(StageError::Devices)?;
+    let mut devices = Devices::listen("boot: ").map_err(StageError::Devices)?;
     devices.walk(&mut loader);
     devices
         .drain(&mut loader, |_| {})

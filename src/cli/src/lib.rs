@@ -2,6 +2,7 @@
 //!
 //! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
 
+mod config;
 mod container;
 mod docker;
 pub mod image;
@@ -26,6 +27,12 @@ struct Command {
 
 /// Every word that the binary answers to.
 const COMMANDS: &[Command] = &[
+    Command {
+        name: "config",
+        applet: false,
+        summary: "check and show configurations",
+        run: config::run,
+    },
     Command {
         name: "journal",
         applet: false,

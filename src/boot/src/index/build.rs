@@ -279,3 +279,163 @@ fn node(info: &ModuleInfo) -> Option<Node> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn info(name: &str, depends: &[&str]) -> ModuleInfo {
+        ModuleInfo {
+            name: name.to_owned(),
+            depends: depends.iter().map(|d| (*d).to_owned()).collect(),
+            ..ModuleInfo::default()
+        }
+    }
+
+    fn catalogue(modules: impl IntoIterator<Item = ModuleInfo>) -> Catalogue {
+        let mut catalogue = Catalogue::default();
+        for module in modules {
+            catalogue.add(&format!("kernel/{}.ko", module.name), module);
+        }
+        catalogue
+    }
+
+    /// The names of a module's steps before it, soft ones with a tilde.
+    fn before(index: &Index, name: &str) -> Vec<String> {
+        let module = &index.modules()[index.by_name(name).unwrap()];
+        let steps = module.before.iter();
+        steps
+            .map(|s| {
+                format!(
+                    "{}{}",
+                    if s.soft { "~" } else { "" },
+                    index.modules()[s.module].name
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_module_comes_with_what_it_needs_in_the_order_of_need() {
+        let catalogue = catalogue([
+            info("virtio_blk", &["virtio", "virtio_ring"]),
+            info("virtio", &["virtio_ring"]),
+            info("virtio_ring", &[]),
+            info("unrelated", &[]),
+        ]);
+        let chosen = catalogue.closure(["virtio-blk"]).unwrap();
+        let index = catalogue.index(&chosen, false).unwrap();
+        assert_eq!(index.modules().len(), 3);
+        assert_eq!(before(&index, "virtio_blk"), ["virtio_ring", "virtio"]);
+    }
+
+    #[test]
+    fn a_soft_dependency_is_followed_by_alias_unless_the_kernel_has_it() {
+        let mut libcrc32c = info("libcrc32c", &[]);
+        libcrc32c.soft_before = vec!["crc32c".to_owned()];
+        let mut driver = info("crc32c_intel", &[]);
+        driver.aliases = vec!["crc32c".to_owned()];
+        let mut catalogue = catalogue([libcrc32c, driver, info("erofs", &["libcrc32c"])]);
+        let chosen = catalogue.closure(["erofs"]).unwrap();
+        assert_eq!(
+            before(&catalogue.index(&chosen, false).unwrap(), "erofs"),
+            ["~crc32c_intel", "libcrc32c"]
+        );
+
+        catalogue.add_builtin_modinfo(b"crc32c_generic.alias=crc32c\0");
+        let chosen = catalogue.closure(["erofs"]).unwrap();
+        assert_eq!(
+            before(&catalogue.index(&chosen, false).unwrap(), "erofs"),
+            ["libcrc32c"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named() {
+        let mut catalogue = catalogue([info("a", &["b"])]);
+        assert_eq!(
+            catalogue.closure(["c"]).unwrap_err().to_string(),
+            "the kernel has no module c"
+        );
+        assert_eq!(
+            catalogue.closure(["a"]).unwrap_err().to_string(),
+            "module a depends on b, which is not there"
+        );
+        catalogue.add_builtin("kernel/fs/ext4/ext4.ko\n");
+        assert_eq!(catalogue.closure(["ext4"]), Ok(BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_circle_is_an_error_and_a_soft_circle_is_cut() {
+        let hard = catalogue([info("a", &["b"]), info("b", &["a"])]);
+        let chosen = hard.closure(["a"]).unwrap();
+        assert!(matches!(
+            hard.index(&chosen, false),
+            Err(BuildError::Circle { .. })
+        ));
+
+        let mut soft = info("a", &[]);
+        soft.soft_before = vec!["b".to_owned()];
+        let soft = catalogue([soft, info("b", &["a"])]);
+        let index = soft.index(&soft.closure(["a"]).unwrap(), false).unwrap();
+        assert_eq!(before(&index, "b"), ["a"]);
+    }
+
+    #[test]
+    fn the_kernels_requests_find_their_modules() {
+        let mut tun = info("tun", &[]);
+        tun.aliases = vec!["char-major-10-200".to_owned()];
+        tun.node = Some("net/tun".to_owned());
+        let mut ipv6 = info("ipv6", &[]);
+        ipv6.aliases = vec!["net-pf-10".to_owned(), "cpu:type:x86*".to_owned()];
+        let catalogue = catalogue([tun, ipv6]);
+        let index = catalogue
+            .index(&catalogue.closure(["tun", "ipv6"]).unwrap(), false)
+            .unwrap();
+        assert_eq!(index.resolve("char-major-10-200"), [1]);
+        assert_eq!(index.resolve("net-pf-10"), [0]);
+        assert_eq!(index.resolve("net_pf_10"), [0]);
+        assert!(index.resolve("cpu:type:x86,ven0000").is_empty());
+        let node = Node {
+            path: "net/tun".to_owned(),
+            block: false,
+            major: 10,
+            minor: 200,
+        };
+        assert_eq!(index.nodes(), [node]);
+    }
+
+    proptest! {
+        /// Modules depend on modules of lower numbers only, so there is no circle.
+        #[test]
+        fn whatever_a_module_needs_is_loaded_before_it(
+            edges in prop::collection::vec((0_usize..12, 0_usize..12, any::<bool>()), 0..40)
+        ) {
+            let mut infos: Vec<ModuleInfo> = (0..12).map(|n| info(&format!("m{n}"), &[])).collect();
+            for (a, b, soft) in edges {
+                if a == b {
+                    continue;
+                }
+                let to = format!("m{}", a.min(b));
+                let from = &mut infos[a.max(b)];
+                if soft { &mut from.soft_before } else { &mut from.depends }.push(to);
+            }
+            let catalogue = catalogue(infos.clone());
+            let chosen = catalogue.closure(["m11"]).unwrap();
+            let index = catalogue.index(&chosen, false).unwrap();
+            for module in index.modules() {
+                let mut loaded: Vec<&str> = Vec::new();
+                for step in module.before.iter().map(|s| s.module).chain(index.by_name(&module.name)) {
+                    let step = &index.modules()[step];
+                    let info = infos.iter().find(|i| i.name == step.name).unwrap();
+                    for need in info.depends.iter().chain(&info.soft_before) {
+                        prop_assert!(loaded.contains(&need.as_str()), "{} before {}", need, step.name);
+                    }
+                    prop_assert!(!loaded.contains(&step.name.as_str()), "{} twice", step.name);
+                    loaded.push(&step.name);
+                }
+            }
+        }
+    }
+}

@@ -222,7 +222,7 @@ mod tests {
         (1_usize..6).prop_flat_map(|count| {
             let module = (
                 "[a-z_]{1,8}",
-                "[a-z]{1,4}/[a-z]{1,6}.ko",
+                "[a-z]{1,4}/[a-z]{1,6}[.]ko",
                 steps_of(count),
                 steps_of(count),
             )
