@@ -7,10 +7,12 @@
 pub mod build;
 pub mod decompress;
 pub mod digest;
+pub mod import;
 pub mod layer;
 pub mod limits;
 pub mod manifest;
 pub mod reference;
+pub mod removal;
 pub mod sample;
 pub mod source;
 pub mod store;
@@ -21,6 +23,8 @@ mod tree;
 pub mod unpack;
 
 pub use digest::Digest;
+pub use import::Imported;
 pub use limits::Limits;
 pub use reference::Reference;
-pub use store::{Collected, Error, Image, ImageId, Imported, Listed, Removed, Store};
+pub use removal::{Collected, Removed};
+pub use store::{Error, Image, ImageId, Listed, Store};

@@ -147,7 +147,11 @@ pub fn unpack<R: Skip>(
                 limit: limits.entries,
             });
         }
-        if unpacking.summary.entries % SPACE_CHECK_ENTRIES == 0 {
+        if unpacking
+            .summary
+            .entries
+            .is_multiple_of(SPACE_CHECK_ENTRIES)
+        {
             unpacking.check_space()?;
         }
         unpacking.entry(&entry, reader)?;
