@@ -348,3 +348,163 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     array_at(bytes, offset).map(u64::from_le_bytes)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) const HEADER: Header = Header {
+        mark: [0xe5, 1, 2, 3],
+        journal: Id([1; 16]),
+        machine: Id([2; 16]),
+        boot: Id([3; 16]),
+        first_sequence: 1,
+        realtime_us: 5,
+        monotonic_us: 6,
+    };
+
+    /// Any entry that a writer may store; with that sequence number.
+    pub(crate) fn entries(sequence: u64) -> impl Strategy<Value = Entry> {
+        let names = || proptest::option::of("[a-zé@.-]{0,20}");
+        let times = (any::<u64>(), any::<u64>(), 0..=7u8, any::<u8>());
+        let flags = (any::<bool>(), any::<bool>());
+        let numbers = proptest::option::of(any::<u64>());
+        let fields = (
+            names(),
+            names(),
+            any::<Option<[u8; 16]>>(),
+            any::<Option<u32>>(),
+        );
+        let message = proptest::collection::vec(any::<u8>(), 0..200);
+        (times, flags, fields, (numbers.clone(), numbers), message).prop_map(
+            move |(times, flags, fields, numbers, message)| Entry {
+                sequence,
+                realtime_us: times.0,
+                monotonic_us: times.1,
+                priority: times.2,
+                transport: Transport::from_number(times.3),
+                continues: flags.0,
+                unterminated: flags.1,
+                unit: fields.0,
+                identifier: fields.1,
+                invocation: fields.2.map(Id),
+                pid: fields.3,
+                kernel_sequence: numbers.0,
+                dropped: numbers.1,
+                message,
+            },
+        )
+    }
+
+    #[test]
+    fn a_header_is_laid_out_as_documented() {
+        let bytes = HEADER.encode();
+        assert_eq!(&bytes[..12], b"ORLOPJNL\x01\0\x60\0");
+        assert_eq!(bytes[16..24], [0xe5, 1, 2, 3, 0, 0, 0, 0]);
+        assert_eq!(bytes[24..72], [[1; 16], [2; 16], [3; 16]].concat());
+        assert_eq!(
+            bytes[72..96],
+            [
+                1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0
+            ]
+        );
+        assert_eq!(Header::decode(&bytes), Ok((HEADER, 96)));
+    }
+
+    #[test]
+    fn a_record_is_laid_out_as_documented() {
+        let mut entry = Entry::new(3, Transport::Stdout, b"hi".to_vec());
+        entry.sequence = 9;
+        entry.unterminated = true;
+        entry.unit = Some("a.service".to_owned());
+        entry.pid = Some(0x0102);
+        let mut bytes = Vec::new();
+        encode_record(&entry, HEADER.mark, &mut bytes);
+        let fields = b"\x02\0\x09\0a.service\x04\0\x04\0\x02\x01\0\0\x01\0\x02\0hi";
+        assert_eq!(bytes[..8], [0xe5, 1, 2, 3, 67, 0, 0, 0]);
+        assert_eq!(bytes[12..24], [3, 1, 2, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[40..67], fields);
+        assert_eq!(bytes.len(), 72);
+        // CRC-32 of IEEE 802.3, bit by bit.
+        let covered = [&bytes[..8], &bytes[12..67]].concat();
+        let crc = covered.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+            })
+        });
+        assert_eq!(bytes[8..12], (!crc).to_le_bytes());
+    }
+
+    #[test]
+    fn fields_of_a_later_writer_are_passed_over() {
+        let entry = Entry::new(6, Transport::Kernel, b"text".to_vec());
+        let mut bytes = Vec::new();
+        encode_record(&entry, HEADER.mark, &mut bytes);
+        let fields = b"\xff\x7f\x03\0new\x02\0\x01\0u\x02\0\x01\0v\x04\0\x02\0no";
+        bytes.splice(40..40, fields.iter().copied());
+        bytes.truncate(40 + fields.len() + 8);
+        let length = bytes.len() as u32;
+        bytes[4..8].copy_from_slice(&length.to_le_bytes());
+        let checksum = record_checksum(&bytes);
+        bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(probe(&bytes, HEADER.mark), Probe::Record(bytes.len()));
+        let read = decode_record(&bytes);
+        assert_eq!(read.unit.as_deref(), Some("u"), "the first of two counts");
+        assert_eq!(read.pid, None, "a value of the wrong length is absent");
+        assert_eq!(read.message, b"text");
+    }
+
+    #[test]
+    fn a_header_that_is_longer_or_newer_is_told_apart() {
+        let mut longer = HEADER.encode().to_vec();
+        longer.extend_from_slice(&[7; 8]);
+        longer[10] = 104;
+        let checksum = header_checksum(&longer);
+        longer[12..16].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(Header::decode(&longer), Ok((HEADER, 104)));
+        let mut newer = HEADER.encode();
+        newer[8] = 2;
+        assert_eq!(Header::decode(&newer), Err(HeaderError::Version(2)));
+        assert_eq!(Header::decode(&longer[..100]), Err(HeaderError::Short));
+    }
+
+    #[test]
+    fn values_that_are_too_long_are_cut() {
+        let mut entry = Entry::new(6, Transport::Stdout, vec![b'x'; 100_000]);
+        entry.unit = Some("é".repeat(200));
+        let mut bytes = Vec::new();
+        encode_record(&entry, HEADER.mark, &mut bytes);
+        let Probe::Record(length) = probe(&bytes, HEADER.mark) else {
+            panic!("no record")
+        };
+        let read = decode_record(&bytes[..length]);
+        assert_eq!(read.message.len(), MESSAGE_MAX_BYTES);
+        assert_eq!(read.unit, Some("é".repeat(127)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(entry in entries(77)) {
+            let mut bytes = Vec::new();
+            encode_record(&entry, HEADER.mark, &mut bytes);
+            let Probe::Record(length) = probe(&bytes, HEADER.mark) else {
+                panic!("no record")
+            };
+            prop_assert_eq!(bytes.len(), padded(length));
+            prop_assert_eq!(decode_record(&bytes[..length]), entry);
+        }
+
+        #[test]
+        fn any_bytes_are_taken(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Header::decode(&bytes);
+            let _ = probe(&bytes, HEADER.mark);
+            let _ = decode_record(&bytes);
+            for (to, from) in bytes.iter_mut().zip([HEADER.mark, 100u32.to_le_bytes()].concat()) {
+                *to = from;
+            }
+            let _ = probe(&bytes, HEADER.mark);
+            let _ = record_kernel_sequence(&bytes);
+        }
+    }
+}

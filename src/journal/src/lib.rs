@@ -13,6 +13,7 @@ pub mod kmsg;
 pub mod lines;
 pub mod notify;
 pub mod reader;
+mod recover;
 pub mod render;
 pub mod scan;
 pub mod segments;

@@ -249,3 +249,173 @@ pub(crate) fn fill(source: &impl Source, buffer: &mut [u8], offset: u64) -> io::
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::entry::Entry;
+    use crate::format::tests::{HEADER, entries};
+    use crate::reader::{DamageKind, Item, read_segment};
+    use proptest::prelude::*;
+
+    /// A segment with these entries, and where each of them begins.
+    fn segment(entries: &[Entry]) -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = HEADER.encode().to_vec();
+        let mut offsets = Vec::new();
+        for entry in entries {
+            offsets.push(bytes.len());
+            format::encode_record(entry, HEADER.mark, &mut bytes);
+        }
+        (bytes, offsets)
+    }
+
+    fn read(bytes: &[u8]) -> (Vec<Entry>, Vec<DamageKind>) {
+        let (mut entries, mut damage) = (Vec::new(), Vec::new());
+        for item in read_segment(bytes, Path::new("x.journal")).unwrap() {
+            match item {
+                Item::Entry(record) => entries.push(record.entry),
+                Item::Damage(found) => damage.push(found.kind),
+            }
+        }
+        (entries, damage)
+    }
+
+    /// One to nine entries with rising numbers.
+    fn many() -> impl Strategy<Value = Vec<Entry>> {
+        (1..10u64).prop_flat_map(|count| (1..=count).map(entries).collect::<Vec<_>>())
+    }
+
+    /// The entries other than those whose bytes, padding included, the range touches.
+    fn untouched(
+        entries: &[Entry],
+        offsets: &[usize],
+        end: usize,
+        hit: &std::ops::Range<usize>,
+    ) -> Vec<Entry> {
+        let ends = offsets.iter().skip(1).copied().chain([end]);
+        let spans = offsets.iter().zip(ends);
+        let kept = entries
+            .iter()
+            .zip(spans)
+            .filter(|(_, (from, to))| hit.end <= **from || hit.start >= *to);
+        kept.map(|(entry, _)| entry.clone()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_cut_off_all_before_it_is_read(entries in many(), cut in any::<proptest::sample::Index>()) {
+            let (bytes, offsets) = segment(&entries);
+            let length = 96 + cut.index(bytes.len() - 96);
+            let (read, damage) = read(&bytes[..length]);
+            let whole = offsets.iter().skip(1).chain([&bytes.len()]).filter(|end| **end <= length).count();
+            // Where only padding is cut off, the record is whole all the same.
+            prop_assert!(read.len() == whole || read.len() == whole + 1);
+            prop_assert_eq!(&read[..], &entries[..read.len()]);
+            let rest = offsets.get(read.len()).copied().filter(|offset| *offset < length);
+            let expected = rest.map(|offset| DamageKind::Torn {
+                offset: offset as u64,
+                length: (length - offset) as u64,
+            });
+            prop_assert_eq!(damage, Vec::from_iter(expected));
+        }
+
+        #[test]
+        fn a_flipped_byte_costs_at_most_its_own_record(
+            entries in many(), at in any::<proptest::sample::Index>(), flip in 1..=255u8,
+        ) {
+            let (mut bytes, offsets) = segment(&entries);
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            if at < 96 {
+                prop_assert!(read_segment(&bytes, Path::new("x")).is_err());
+                return Ok(());
+            }
+            let (read, damage) = read(&bytes);
+            let kept = untouched(&entries, &offsets, bytes.len(), &(at..at + 1));
+            if read == entries {
+                // Only padding was hit.
+                prop_assert_eq!(damage, vec![]);
+            } else {
+                prop_assert_eq!(read, kept);
+                let hit = *offsets.iter().rfind(|offset| **offset <= at).unwrap() as u64;
+                match damage.as_slice() {
+                    [DamageKind::Records { offset, .. } | DamageKind::Torn { offset, .. }] => {
+                        prop_assert_eq!(*offset, hit);
+                    }
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+        }
+
+        #[test]
+        fn an_overwritten_stretch_costs_what_it_covers(
+            entries in many(), from in any::<proptest::sample::Index>(),
+            filling in proptest::collection::vec(any::<u8>(), 1..300),
+        ) {
+            let (mut bytes, offsets) = segment(&entries);
+            let from = 96 + from.index(bytes.len() - 96);
+            let to = bytes.len().min(from + filling.len());
+            bytes[from..to].copy_from_slice(&filling[..to - from]);
+            let (read, _) = read(&bytes);
+            let kept = untouched(&entries, &offsets, bytes.len(), &(from..to));
+            // Padding may have been all that was hit of a record, which is then whole.
+            prop_assert!(kept.iter().all(|entry| read.contains(entry)));
+            prop_assert!(read.iter().all(|entry| entries.contains(entry)));
+            prop_assert!(read.is_sorted_by_key(|entry| entry.sequence));
+        }
+
+        #[test]
+        fn what_a_program_logs_does_not_pass_for_a_record(inner in entries(5)) {
+            let mut forged = Vec::new();
+            format::encode_record(&inner, [9, 9, 9, 9], &mut forged);
+            let mut outer = Entry::new(6, crate::entry::Transport::Stdout, [&[0; 4], forged.as_slice()].concat());
+            outer.sequence = 1;
+            let (mut bytes, offsets) = segment(&[outer]);
+            bytes[offsets[0] + 8] ^= 1;
+            prop_assert_eq!(read(&bytes).0, vec![]);
+        }
+    }
+
+    #[test]
+    fn a_record_that_comes_again_is_damage() {
+        let mut entry = Entry::new(6, crate::entry::Transport::Stdout, b"x".to_vec());
+        entry.sequence = 1;
+        let (mut bytes, offsets) = segment(&[entry.clone()]);
+        let again = bytes[offsets[0]..].to_vec();
+        bytes.extend_from_slice(&again);
+        entry.sequence = 2;
+        format::encode_record(&entry, HEADER.mark, &mut bytes);
+        let (read, damage) = read(&bytes);
+        assert_eq!(
+            read.iter().map(|entry| entry.sequence).collect::<Vec<_>>(),
+            [1, 2]
+        );
+        assert_eq!(
+            damage,
+            [DamageKind::Records {
+                offset: 96 + again.len() as u64,
+                length: again.len() as u64
+            }]
+        );
+    }
+
+    #[test]
+    fn the_longest_records_pass_through_the_window() {
+        let entries: Vec<Entry> = (1..6)
+            .map(|sequence| {
+                let message = vec![sequence as u8; format::MESSAGE_MAX_BYTES];
+                let mut entry = Entry::new(6, crate::entry::Transport::Stdout, message);
+                entry.sequence = sequence;
+                entry
+            })
+            .collect();
+        let (mut bytes, offsets) = segment(&entries);
+        assert_eq!(read(&bytes), (entries.clone(), vec![]));
+        bytes[offsets[1] + 5] = 0xff;
+        let (read, damage) = read(&bytes);
+        assert_eq!(read.len(), 4);
+        assert_eq!(damage.len(), 1);
+    }
+}

@@ -11,8 +11,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use crate::clock::Moment;
 use crate::entry::{Entry, Id, Transport};
 use crate::format::{self, HEADER_BYTES, Header, RECORD_HEAD_BYTES};
-use crate::scan::{self, Scanner, Step};
-use crate::segments::{self, SegmentFile};
+use crate::recover::recover;
+use crate::segments;
 
 /// The unit under which the journal files what it has to say itself.
 pub const OWN_UNIT: &str = "orlop-journal.service";
@@ -90,12 +90,12 @@ pub struct Options {
 
 /// The segment that is being written.
 #[derive(Debug)]
-struct Active {
-    path: PathBuf,
-    file: File,
-    mark: [u8; 4],
+pub(crate) struct Active {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) mark: [u8; 4],
     /// Up to here it holds whole records.
-    length_bytes: u64,
+    pub(crate) length_bytes: u64,
 }
 
 /// What the directory has told; there from the first successful opening on.
@@ -166,7 +166,7 @@ impl Store {
             Err(err) => return Err(Error::OpenDirectory(path.clone(), err.into())),
         }
         let files = segments::list(path).map_err(|err| Error::List(path.clone(), err))?;
-        let found = take_up(files, self.options.boot)?;
+        let found = recover(files, self.options.boot)?;
         self.next_sequence = self.next_sequence.max(found.next_sequence);
         self.kernel_sequence = self.kernel_sequence.max(found.kernel_sequence);
         self.open = Some(Open {
@@ -479,96 +479,6 @@ fn default_budget_bytes(directory: &Path) -> Result<u64, Error> {
         .map_err(|err| Error::FilesystemSize(directory.to_owned(), err.into()))?;
     let total = size.f_blocks.saturating_mul(size.f_frsize);
     Ok((total / 10).clamp(BUDGET_MIN_BYTES, BUDGET_MAX_BYTES))
-}
-
-/// What the segments of an earlier writer tell the next one.
-#[derive(Debug, Default)]
-struct Found {
-    next_sequence: u64,
-    kernel_sequence: Option<u64>,
-    journal: Option<Id>,
-    active: Option<Active>,
-}
-
-/// Reads the last segments: where to go on, after cutting a torn tail.
-fn take_up(mut files: Vec<SegmentFile>, boot: Id) -> Result<Found, Error> {
-    let mut found = Found {
-        next_sequence: 1,
-        ..Found::default()
-    };
-    let mut is_newest = true;
-    while let Some(file) = files.pop() {
-        let path = file.path;
-        if file.bytes < HEADER_BYTES as u64 {
-            std::fs::remove_file(&path).map_err(|err| Error::Remove(path, err))?;
-            continue;
-        }
-        let opened = OpenOptions::new().read(true).write(is_newest).open(&path);
-        let opened = opened.map_err(|err| Error::Read(path.clone(), err))?;
-        let header = scan::read_header(&opened).map_err(|err| Error::Read(path.clone(), err))?;
-        let Ok((header, first_record)) = header else {
-            let records_at_most = file.bytes / RECORD_HEAD_BYTES as u64;
-            let next = file.first_sequence.saturating_add(records_at_most + 1);
-            found.next_sequence = found.next_sequence.max(next);
-            is_newest = false;
-            continue;
-        };
-        found.journal.get_or_insert(header.journal);
-        if !is_newest && (header.boot != boot || found.kernel_sequence.is_some()) {
-            break;
-        }
-        let mut scanner = Scanner::new(&opened, header.mark, first_record, None);
-        let mut damaged = false;
-        let end = loop {
-            match scanner
-                .step()
-                .map_err(|err| Error::Read(path.clone(), err))?
-            {
-                Step::Record { record, .. } if header.boot == boot => {
-                    found.kernel_sequence = found
-                        .kernel_sequence
-                        .max(format::record_kernel_sequence(record));
-                }
-                Step::Record { .. } => {}
-                Step::Damage { .. } => damaged = true,
-                Step::Torn { offset, .. } | Step::End(offset) => break offset,
-            }
-        };
-        let last = scanner.last_sequence();
-        let next = last.map_or(header.first_sequence, |last| last.saturating_add(1));
-        found.next_sequence = found.next_sequence.max(next);
-        if std::mem::take(&mut is_newest) {
-            let is_ours = header.boot == boot && !damaged;
-            if last.is_none() && !is_ours {
-                // Its name is needed for the next one, and it holds nothing.
-                std::fs::remove_file(&path).map_err(|err| Error::Remove(path, err))?;
-                is_newest = true;
-                continue;
-            }
-            if end != file.bytes {
-                opened
-                    .set_len(end)
-                    .map_err(|err| Error::Cut(path.clone(), err))?;
-            }
-            if is_ours {
-                let mark = header.mark;
-                found.active = Some(Active {
-                    path,
-                    file: opened,
-                    mark,
-                    length_bytes: end,
-                });
-            } else {
-                // Also when somebody has renamed it: the next segment needs a name of its own, above this one's.
-                let above = file.first_sequence.saturating_add(1);
-                found.next_sequence = found.next_sequence.max(above);
-            }
-        }
-        if header.boot != boot {
-            break;
-        }
-    }
-    Ok(found)
 }
 
 /// Writes all of `bytes`; how many were written, also on failure.
