@@ -29,9 +29,9 @@ const LEAST_RENEW_DELAY: Duration = Duration::from_secs(60);
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The link can send. With a lease from earlier the client first asks for that.
+    /// The link can send. A lease from earlier in this boot stays in use while the client asks whether it is still good.
     Carrier {
-        /// The lease that was kept, if there is one.
+        /// The lease that another process of this role kept, if there is one.
         known: Option<Lease>,
     },
     /// The link cannot send.
@@ -211,20 +211,16 @@ impl Client {
         if self.state != State::Stopped {
             return;
         }
-        let known = self
-            .held
-            .clone()
-            .or(known)
-            .filter(|lease| lease.ends().is_none_or(|end| end > now));
-        match known {
+        if self.held.is_none()
+            && let Some(lease) = known.filter(|lease| lease.ends().is_none_or(|end| end > now))
+        {
+            actions.push(Action::Use(Box::new(lease.clone())));
+            self.held = Some(lease);
+        }
+        match &self.held {
             Some(lease) => {
-                self.begin(
-                    State::Rebooting {
-                        address: lease.address,
-                    },
-                    now,
-                    random,
-                );
+                let address = lease.address;
+                self.begin(State::Rebooting { address }, now, random);
                 self.send(now, random, actions);
             }
             None => self.discover(now, random, actions),
@@ -257,14 +253,16 @@ impl Client {
             State::Selecting | State::Requesting { .. } | State::Rebooting { .. } => {
                 self.send(now, random, actions)
             }
-            State::Bound => {
-                self.begin(State::Renewing, now, random);
-                self.send(now, random, actions);
-            }
-            State::Renewing | State::Rebinding => {
+            State::Bound | State::Renewing | State::Rebinding => {
+                // A machine that slept may wake up beyond T2.
                 let rebinds = self.held.as_ref().and_then(Lease::rebinds);
-                if self.state == State::Renewing && rebinds.is_some_and(|t2| t2 <= now) {
-                    self.begin(State::Rebinding, now, random);
+                let due = if rebinds.is_some_and(|t2| t2 <= now) {
+                    State::Rebinding
+                } else {
+                    State::Renewing
+                };
+                if self.state != due {
+                    self.begin(due, now, random);
                 }
                 self.send(now, random, actions);
             }
@@ -369,7 +367,9 @@ impl Client {
                 | State::Rebinding,
                 MessageType::Ack,
             ) => {
-                let Some(lease) = Lease::from_ack(reply, self.requested_at) else {
+                let Some(lease) = Lease::from_ack(reply, self.requested_at)
+                    .filter(|lease| lease.ends().is_none_or(|end| end > now))
+                else {
                     return;
                 };
                 self.refusals = 0;
@@ -436,3 +436,7 @@ fn delay(sent: u32, random: u32) -> Duration {
     let jitter = Duration::from_millis(u64::from(random) % (2 * JITTER_MS + 1));
     doubled - Duration::from_millis(JITTER_MS) + jitter
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 //! The few dozen messages that this crate needs are encoded here by hand; a socket belongs to the network namespace it was opened in, whoever
 //! uses it later, so work inside a container needs one short-lived thread that enters the namespace, and no `setns` of our own process.
 
+mod conntrack;
 pub(crate) mod nft;
 pub(crate) mod route;
 pub(crate) mod rules;

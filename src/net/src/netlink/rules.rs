@@ -12,8 +12,8 @@ use super::nft::{
     new_map, new_table, words,
 };
 use super::wire::Message;
-use super::{Error, Socket};
-use crate::container::{Bridge, Publish};
+use super::{Error, Socket, conntrack};
+use crate::container::{Bridge, Protocol, Publish};
 
 /// Our own table; no other program's is touched.
 const TABLE: &str = "orlop";
@@ -215,8 +215,20 @@ pub(crate) fn publish(
     socket.batch(batch)
 }
 
-/// Takes one container's ports away, those that are there.
+/// Takes one container's ports away, those that are there, and what the kernel remembers of their use.
 pub(crate) fn withdraw(socket: &mut Socket, old: Published<'_>) -> Result<(), Error> {
+    take_elements(socket, old)?;
+    if old.ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        match conntrack::forget_datagrams_answered_by(socket, old.address) {
+            // A kernel without nf_conntrack_netlink: the flows end by their own time-outs.
+            Err(err) if err.is(Errno::EINVAL) || err.is(Errno::EOPNOTSUPP) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn take_elements(socket: &mut Socket, old: Published<'_>) -> Result<(), Error> {
     let batch = messages(&[old], delete_elements);
     if batch.is_empty() {
         return Ok(());

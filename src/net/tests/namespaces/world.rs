@@ -104,19 +104,39 @@ impl World {
         })
     }
 
+    /// A socket of the namespace that talks to a UDP server.
+    pub(crate) fn udp_client(&self, address: &str) -> UdpClient {
+        self.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("some port is free");
+            socket.connect(address).expect("there is a route");
+            UdpClient(socket)
+        })
+    }
+
     /// What a UDP server answers, or why it does not.
     pub(crate) fn call_udp(&self, address: &str, patience: Duration) -> Result<String, String> {
-        self.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").map_err(|err| err.to_string())?;
-            socket
-                .set_read_timeout(Some(patience))
-                .map_err(|err| err.to_string())?;
-            socket.connect(address).map_err(|err| err.to_string())?;
-            socket.send(b"?").map_err(|err| err.to_string())?;
-            let mut buffer = [0; 64];
-            let len = socket.recv(&mut buffer).map_err(|err| err.to_string())?;
-            Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
-        })
+        self.udp_client(address).ask(patience)
+    }
+}
+
+/// A UDP socket that asks one server.
+pub(crate) struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    /// Sends, and expects nothing.
+    pub(crate) fn tell(&self) {
+        self.0.send(b"?").expect("there is a route");
+    }
+
+    /// Asks once, and returns the answer.
+    pub(crate) fn ask(&self, patience: Duration) -> Result<String, String> {
+        self.0
+            .set_read_timeout(Some(patience))
+            .map_err(|err| err.to_string())?;
+        self.0.send(b"?").map_err(|err| err.to_string())?;
+        let mut buffer = [0; 64];
+        let len = self.0.recv(&mut buffer).map_err(|err| err.to_string())?;
+        Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
     }
 }
 
