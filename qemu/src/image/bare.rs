@@ -1,12 +1,11 @@
 //! A root that is its own initramfs and has no initramfs stage: PID 1 is `init` at once. For benchmarks and tests.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use super::{Project, lists, output, packages};
+use super::{Project, lists, packages, tree};
 
 /// What a bare root holds besides the skeleton of `rootfs/`.
 #[derive(Debug, Default)]
@@ -42,30 +41,25 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
     for (directory, mode) in lists::pairs(&project.path("rootfs/directories"))? {
         let mode = u32::from_str_radix(&mode, 8)
             .with_context(|| format!("rootfs/directories: mode of {directory}"))?;
-        archive.directory(directory.trim_start_matches('/'), mode);
+        archive.directory(&directory, mode);
     }
-    archive.directory("usr/bin", 0o755);
-    archive.directory("usr/sbin", 0o755);
-    archive.directory("usr/lib", 0o755);
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.link("init", "usr/bin/orlop");
-    archive.file("usr/bin/orlop", 0o755, &read(binary)?);
-    archive.file("usr/bin/busybox", 0o755, &read(&busybox)?);
-    for (link, target) in lists::pairs(&project.path("rootfs/links"))? {
-        archive.link(link.trim_start_matches('/'), &target);
+    archive.file("usr/bin/orlop", 0o755, read(binary)?);
+    archive.file("usr/bin/busybox", 0o755, read(&busybox)?);
+    // What is linked later replaces the same name: poweroff and others are Orlop's.
+    for (link, target) in tree::busybox_links(&busybox)? {
+        archive.link(&link, target);
     }
-    for applet in output(Command::new(&busybox).arg("--list"))?.lines() {
-        if ![
-            "init", "linuxrc", "modprobe", "poweroff", "reboot", "halt", "busybox",
-        ]
-        .contains(&applet)
-        {
-            archive.link(&format!("usr/bin/{applet}"), "busybox");
+    for (link, target) in lists::pairs(&project.path("rootfs/links"))? {
+        // Its only shell is busybox's.
+        if link != "/usr/bin/sh" {
+            archive.link(&link, &target);
         }
     }
     let skeleton = project.path("rootfs/files");
     let mut files = Vec::new();
-    super::tree::find_files(&skeleton, &mut files)?;
+    tree::find_files(&skeleton, &mut files)?;
     files.sort();
     for file in files {
         let relative = file
@@ -83,26 +77,28 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
             } else {
                 0o644
             },
-            &read(&file)?,
+            read(&file)?,
         );
     }
-    archive.file(
-        "usr/lib/os-release",
-        0o644,
-        super::tree::os_release().as_bytes(),
-    );
+    archive.file("usr/lib/os-release", 0o644, tree::os_release().into_bytes());
     for (name, text) in contents.units {
         archive.file(
             &format!("etc/systemd/system/{name}"),
             0o644,
-            text.as_bytes(),
+            text.as_bytes().to_vec(),
         );
     }
     for (path, mode, bytes) in contents.files {
-        archive.file(path.trim_start_matches('/'), *mode, bytes);
+        archive.file(&merged(path), *mode, bytes.to_vec());
     }
     for (path, target) in contents.links {
-        archive.link(path.trim_start_matches('/'), target);
+        archive.link(&merged(path), target);
     }
     std::fs::write(path, archive.finish()).with_context(|| format!("write {}", path.display()))
+}
+
+/// An archive's links are not followed while it is unpacked: `/bin` has to be said as `/usr/bin`.
+fn merged(path: &str) -> String {
+    let path = Path::new(path.trim_start_matches('/'));
+    tree::merged(path).to_string_lossy().into_owned()
 }

@@ -51,8 +51,7 @@ pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Res
     let mut bytes = Vec::new();
     if options.carry_root {
         let mut carried = Archive::new();
-        let name = orlop_boot::CARRIED_ROOT.trim_start_matches('/');
-        carried.file(name, 0o400, &read(sources.root)?);
+        carried.file(orlop_boot::CARRIED_ROOT, 0o400, read(sources.root)?);
         bytes = carried.finish();
     }
 
@@ -62,12 +61,12 @@ pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Res
     }
     // The kernel opens it for the standard input and output of the first process, before devtmpfs is mounted.
     stage.character_device("dev/console", 0o600, 5, 1);
-    stage.file("init", 0o755, &read(sources.binary)?);
+    stage.file("init", 0o755, read(sources.binary)?);
     stage.link("sbin/modprobe", "../init");
     stage.file(
-        orlop_boot::INITRD_RELEASE.trim_start_matches('/'),
+        orlop_boot::INITRD_RELEASE,
         0o644,
-        &read(&sources.tree.join("usr/lib/os-release"))?,
+        read(&sources.tree.join("usr/lib/os-release"))?,
     );
     let names = lists::names(&sources.project.path("rootfs/modules.early"))?;
     let selection = sources.kernel.select(&names, true)?;
@@ -76,19 +75,19 @@ pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Res
         stage.file(
             &format!("{directory}/{}", module.path),
             0o644,
-            &read(&sources.kernel.file(&module.path))?,
+            read(&sources.kernel.file(&module.path))?,
         );
     }
     stage.file(
         &format!("{directory}/{}", orlop_boot::index::FILE_NAME),
         0o644,
-        selection.text.as_bytes(),
+        selection.text.into_bytes(),
     );
     if options.rescue {
         stage.file(
             "bin/busybox",
             0o755,
-            &read(&sources.tree.join("usr/bin/busybox"))?,
+            read(&sources.tree.join("usr/bin/busybox"))?,
         );
         stage.link("bin/sh", "busybox");
     }

@@ -56,7 +56,7 @@ pub(super) fn assemble(sources: &Sources<'_>, root: &Path) -> Result<()> {
 }
 
 /// `/bin/sh` as a path below the merged `/usr`.
-fn merged(path: &Path) -> PathBuf {
+pub(super) fn merged(path: &Path) -> PathBuf {
     let first = path
         .components()
         .next()
@@ -110,47 +110,54 @@ fn install_modules(sources: &Sources<'_>, root: &Path) -> Result<()> {
     )
 }
 
-/// Links busybox's applets from its own list, where nothing of that name is there yet.
+/// Links busybox's applets, where nothing of that name is there yet.
 fn link_busybox(root: &Path) -> Result<()> {
-    let busybox = root.join("usr/bin/busybox");
-    for applet in output(Command::new(&busybox).arg("--list-full"))?.lines() {
-        // Package tools, module tools and other inits have no place here; what Orlop answers to is linked already.
-        const NOT_OURS: [&str; 12] = [
-            "dpkg",
-            "dpkg-deb",
-            "rpm",
-            "rpm2cpio",
-            "linuxrc",
-            "init",
-            "depmod",
-            "mdev",
-            "switch_root",
-            "run-init",
-            "uevent",
-            "insmod",
-        ];
-        let path = merged(Path::new(applet));
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if NOT_OURS.contains(&name.as_str()) || !path.starts_with("usr") {
-            continue;
-        }
+    for (path, target) in busybox_links(&root.join("usr/bin/busybox"))? {
+        let name = Path::new(&path).file_name().unwrap_or_default();
         let exists = ["usr/bin", "usr/sbin"]
             .iter()
-            .any(|d| std::fs::symlink_metadata(root.join(d).join(&name)).is_ok());
+            .any(|d| std::fs::symlink_metadata(root.join(d).join(name)).is_ok());
         if !exists {
+            link(root, &path, target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The links for busybox's applets, from its own list: path relative to the root, and target.
+pub(super) fn busybox_links(busybox: &Path) -> Result<Vec<(String, &'static str)>> {
+    // Package tools, module tools and other inits have no place here.
+    const NOT_OURS: [&str; 13] = [
+        "busybox",
+        "depmod",
+        "dpkg",
+        "dpkg-deb",
+        "init",
+        "insmod",
+        "linuxrc",
+        "mdev",
+        "rpm",
+        "rpm2cpio",
+        "run-init",
+        "switch_root",
+        "uevent",
+    ];
+    let list = output(Command::new(busybox).arg("--list-full"))?;
+    let paths = list.lines().map(|applet| merged(Path::new(applet)));
+    Ok(paths
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            path.starts_with("usr") && !NOT_OURS.contains(&name.as_ref())
+        })
+        .map(|path| {
             let target = if path.starts_with("usr/sbin") {
                 "../bin/busybox"
             } else {
                 "busybox"
             };
-            link(root, &format!("/{}", path.display()), target)?;
-        }
-    }
-    Ok(())
+            (path.to_string_lossy().into_owned(), target)
+        })
+        .collect())
 }
 
 /// Every library that an executable of the tree needs must be in the tree.
