@@ -14,6 +14,7 @@ use orlop_sys::clone::{CloneFlags, Spawned, spawn};
 use orlop_sys::pidfd::{self, Exit};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
+use crate::fill::Fill;
 use crate::limits::{self, LimitsError};
 use crate::plan::{Plan, Unsupported};
 use crate::process::{self, GO, READY};
@@ -89,6 +90,8 @@ pub struct Options {
     pub layers: Vec<PathBuf>,
     /// The container's own directory: what it writes goes below, and what an earlier start left there is removed.
     pub directory: PathBuf,
+    /// Named volumes, which take over what the image has in their place when they are empty.
+    pub volumes: Vec<Fill>,
     /// `user[:group]` by the image's account files; `None`: the numbers of the specification.
     pub user: Option<String>,
     /// Which filter.
@@ -124,6 +127,7 @@ impl Container {
             upper: options.directory.join("upper"),
             work: options.directory.join("work"),
             root: options.directory.join("root"),
+            volumes: options.volumes,
         };
         for path in [&places.upper, &places.work, &places.root] {
             fresh_directory(path).map_err(|err| Error::Directory {

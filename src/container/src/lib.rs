@@ -8,6 +8,7 @@ mod capabilities;
 mod compose;
 mod container;
 mod devices;
+mod fill;
 mod limits;
 mod paths;
 mod plan;
@@ -24,6 +25,7 @@ pub use capabilities::{
 };
 pub use compose::{Device, MountRequest, MountSource, Request, compose};
 pub use container::{Cgroup, Container, Created, Error, Options, Running};
+pub use fill::Fill;
 pub use limits::LimitsError;
 pub use plan::Unsupported;
 pub use report::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Failure};

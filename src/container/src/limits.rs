@@ -1,6 +1,6 @@
 //! A container's cgroup: memory, CPU and process limits, and which devices it may use.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -73,7 +73,7 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<OwnedFd, LimitsError> {
 pub(crate) fn apply(cgroup: &Path, resources: Option<&LinuxResources>) -> Result<(), LimitsError> {
     for (file, value) in resources.map(values).unwrap_or_default() {
         let path = cgroup.join(&file);
-        if let Err(err) = std::fs::write(&path, &value) {
+        if let Err(err) = write_value(&path, &value) {
             if err.kind() == io::ErrorKind::NotFound {
                 log::warn!("this machine cannot limit {file}: it is left as it is");
                 continue;
@@ -92,6 +92,14 @@ pub(crate) fn apply(cgroup: &Path, resources: Option<&LinuxResources>) -> Result
             path: cgroup.into(),
             err,
         })
+}
+
+/// Writes without making the file: a cgroup has it or not.
+fn write_value(path: &Path, value: &str) -> io::Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(value.as_bytes())
 }
 
 /// File names and contents of version 2 for what the specification says in terms of version 1.

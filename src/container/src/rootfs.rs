@@ -12,6 +12,7 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fstat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
+use crate::fill::{Fill, fill};
 use crate::paths::{Root, is_directory};
 use crate::plan::{Node, Plan, PlannedMount, Source};
 use crate::report::{During, Failure};
@@ -27,6 +28,8 @@ pub(crate) struct Places {
     pub(crate) work: PathBuf,
     /// Where the whole is mounted until the change of root.
     pub(crate) root: PathBuf,
+    /// Named volumes to fill before they are mounted.
+    pub(crate) volumes: Vec<Fill>,
 }
 
 /// Builds everything and makes it the root; the machine's files are out of reach afterwards.
@@ -41,6 +44,9 @@ pub(crate) fn build(places: &Places, plan: &Plan) -> Result<Root, Failure> {
     let root =
         Root::open(&places.root).during(|| format!("open the root {}", places.root.display()))?;
     rustix::process::umask(Mode::empty());
+    for volume in &places.volumes {
+        fill(&root, volume)?;
+    }
     for mount in &plan.mounts {
         add_mount(&root, mount)?;
     }

@@ -155,10 +155,38 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
-/// Gives every signal its default effect again; a Rust program ignores `SIGPIPE`, which an `execve` would hand on.
+/// `struct sigaction` as the kernel has it, which is not the C library's.
+#[repr(C)]
+struct KernelSignalAction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Gives every signal its default effect again.
+///
+/// A Rust program ignores `SIGPIPE`, which an `execve` would hand on; whoever started it may ignore others, the two that
+/// the C library keeps to itself and does not let one change included.
 pub fn reset_signal_dispositions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL runs no code of ours. SIGKILL, SIGSTOP and the C library's own two are refused, which is right.
-        let _refused = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let default = KernelSignalAction {
+        handler: libc::SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
+    let no_old: *const KernelSignalAction = std::ptr::null();
+    for signal in 1..=64 {
+        // SAFETY: `default` is laid out as the kernel's `sigaction` with a mask of 8 bytes, is only read, and runs no
+        // code of ours. SIGKILL and SIGSTOP are refused, which is right.
+        let _refused = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                no_old,
+                8,
+            )
+        };
     }
 }

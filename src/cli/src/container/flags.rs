@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
-use orlop_container::{ALL_CAPABILITIES, Device, Request, adjust_capabilities};
+use orlop_container::{ALL_CAPABILITIES, Device, Fill, Request, adjust_capabilities};
 use orlop_net::container::Publish;
 
 use super::volumes;
@@ -238,8 +238,8 @@ pub(crate) struct Wanted {
     pub(crate) publish: Vec<Publish>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) unconfined: bool,
-    /// Directories of named volumes, to be filled from the image if they are empty.
-    pub(crate) volumes: Vec<volumes::Named>,
+    /// Named volumes, to be filled from the image if they are empty.
+    pub(crate) volumes: Vec<Fill>,
 }
 
 impl RunFlags {

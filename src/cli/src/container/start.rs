@@ -59,6 +59,7 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
         Options {
             layers: root.layers.clone(),
             directory: Path::new(CONTAINERS).join(&name),
+            volumes: wanted.volumes.clone(),
             user: Some(user),
             seccomp: if wanted.unconfined {
                 Seccomp::Unconfined

@@ -1,26 +1,19 @@
 //! `--volume`, `--mount` and `--tmpfs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use orlop_container::{MountRequest, MountSource};
+use orlop_container::{Fill, MountRequest, MountSource};
 
 /// Where named volumes live.
 pub(crate) const DIRECTORY: &str = "/var/lib/orlop/volumes";
-
-/// A named volume and where the container has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) directory: PathBuf,
-    pub(crate) destination: PathBuf,
-}
 
 /// All mounts of the three flags, and which of them are named volumes.
 pub(crate) fn parse(
     volumes: &[String],
     mounts: &[String],
     tmpfs: &[String],
-) -> Result<(Vec<MountRequest>, Vec<Named>)> {
+) -> Result<(Vec<MountRequest>, Vec<Fill>)> {
     let mut parsed = Vec::new();
     for text in volumes {
         parsed.push(volume(text)?);
@@ -46,8 +39,8 @@ pub(crate) fn parse(
     let named = parsed
         .iter()
         .filter_map(|m| match &m.source {
-            MountSource::Bind(path) if path.starts_with(base) => Some(Named {
-                directory: path.clone(),
+            MountSource::Bind(path) if path.starts_with(base) => Some(Fill {
+                volume: path.clone(),
                 destination: m.destination.clone(),
             }),
             _ => None,
@@ -178,7 +171,7 @@ mod tests {
             }
         );
         let (mounts, named) = parse(&["data:/data".into()], &[], &["/tmp:size=1m".into()]).unwrap();
-        assert_eq!(named[0].directory, Path::new("/var/lib/orlop/volumes/data"));
+        assert_eq!(named[0].volume, Path::new("/var/lib/orlop/volumes/data"));
         assert_eq!(mounts[1].source, MountSource::Tmpfs(vec!["size=1m".into()]));
     }
 
