@@ -248,3 +248,72 @@ fn the_web_server_image_is_the_same_each_time_it_is_made() {
     );
     assert_eq!(web.layers.len(), 2);
 }
+
+/// Mounts the image in `$1` (layers, topmost first) over `$2`, starts it twice on one `/data`, and fetches both its pages.
+const SERVE: &str = r#"
+set -e
+busybox ip link set lo up
+mount -t tmpfs tmpfs "$2"
+mkdir "$2/upper" "$2/work" "$2/root"
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+for start in 1 2; do
+    env -i PATH=/bin /bin/busybox chroot "$2/root" /bin/start >&2 &
+    until busybox wget -q -O - http://127.0.0.1/ 2>/dev/null; do
+        kill -0 $!
+    done
+    busybox wget -q -O - http://127.0.0.1/cgi-bin/visit
+    kill $!
+    wait $! || true
+done
+"#;
+
+#[test]
+fn the_web_server_image_counts_its_starts_and_visits() {
+    let busybox = fs::read("/bin/busybox").ok().filter(|_| is_root());
+    let Some(busybox) = busybox else {
+        eprintln!("SKIPPED: needs root and /bin/busybox");
+        return;
+    };
+    let bench = Bench::new();
+    let image = bench.load(&sample::web_server(busybox).unwrap()).unwrap();
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .rev()
+        .map(|layer| layer.display().to_string())
+        .collect();
+    let scratch = bench.path("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let output = std::process::Command::new("timeout")
+        .args([
+            "60",
+            "unshare",
+            "-m",
+            "-n",
+            "-p",
+            "-f",
+            "--kill-child",
+            "sh",
+            "-c",
+            SERVE,
+            "sh",
+        ])
+        .arg(layers.join(":"))
+        .arg(&scratch)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("starts:") || line.contains("visits:"))
+        .collect();
+    assert_eq!(
+        lines,
+        ["<p>starts: 1", "visits: 1", "<p>starts: 2", "visits: 2"]
+    );
+}
