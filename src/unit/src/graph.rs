@@ -1,6 +1,5 @@
 //! The units that are known, how they relate, and what state each is in.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -240,11 +239,13 @@ impl Graph {
             return id;
         }
         let id = UnitId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+        let aliases = loaded.unit.as_ref().map(|u| u.aliases.clone()).unwrap_or_default();
         let load = load_state(loaded, &mut self.problems);
         self.nodes.push(Node { name: real.clone(), load, state: ActiveState::Inactive, edges: Vec::new() });
-        if real != *name {
-            self.by_name.insert(name.clone(), id);
+        for alias in aliases {
+            self.by_name.entry(alias).or_insert(id);
         }
+        self.by_name.insert(name.clone(), id);
         self.by_name.insert(real, id);
         fresh.push_back(id);
         id
@@ -354,17 +355,6 @@ impl Graph {
     /// What was found in the files since the last call.
     pub fn take_problems(&mut self) -> Vec<Problem> {
         std::mem::take(&mut self.problems)
-    }
-
-    /// Adds a name for a unit that is known already; for supervisors that learn of aliases late.
-    pub fn add_alias(&mut self, alias: UnitName, id: UnitId) -> bool {
-        match self.by_name.entry(alias) {
-            Entry::Vacant(slot) => {
-                slot.insert(id);
-                true
-            }
-            Entry::Occupied(_) => false,
-        }
     }
 }
 

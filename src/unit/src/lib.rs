@@ -37,13 +37,17 @@
     )
 )]
 
+mod builtin;
 pub mod command;
 pub mod condition;
+mod directive;
+pub mod environment;
 pub mod graph;
 pub mod jobs;
 pub mod load;
 pub mod name;
 pub mod problem;
+mod quadlet;
 pub mod service;
 mod specifier;
 pub mod store;
@@ -54,6 +58,7 @@ mod words;
 
 pub use command::{Command, CommandFlags, Variables};
 pub use condition::{Condition, Conditions, Test};
+pub use environment::parse_environment_file;
 pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
 pub use jobs::{Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run, TransactionError};
 pub use load::{Loaded, Loader, load};

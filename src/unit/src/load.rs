@@ -1,10 +1,26 @@
-//! Finding a unit's files and reading them together.
+//! Finding a unit's files and reading them together (`systemd.unit(5)`, "Unit File Load Path").
 
-use crate::name::UnitName;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::builtin;
+use crate::directive::{self, Draft, Reading};
+use crate::name::{UnitName, UnitType};
 use crate::problem::{Position, Problem, Problems, Severity};
-use crate::specifier::SpecifierContext;
-use crate::store::UnitStore;
-use crate::unit::Unit;
+use crate::quadlet;
+use crate::service::{NotifyAccess, Restart, Service, ServiceType};
+use crate::specifier::{Expander, SpecifierContext};
+use crate::store::{EntryKind, UnitStore};
+use crate::syntax;
+use crate::unit::{Dependency, Kind, Relation, Unit};
+use crate::value::Span;
+
+/// The largest file that is read, in bytes.
+const MAX_FILE_BYTES: usize = 4 << 20;
+/// How many links from name to name are followed.
+const MAX_ALIASES: usize = 8;
+/// The path that problems of built-in targets bear.
+const BUILT_IN: &str = "(built in)";
 
 /// What came of loading a unit; with neither a unit nor an error nor `masked`, there is no such unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,20 +48,474 @@ pub struct Loader<'a, S> {
     directories: Vec<String>,
     store: &'a S,
     context: &'a SpecifierContext,
+    /// For each name in any of the directories: in which (by index, highest precedence first), and what it is there.
+    places: HashMap<String, Vec<(usize, EntryKind)>>,
+    /// Links between names: from a real name to the others.
+    aliases: HashMap<String, Vec<UnitName>>,
+    /// What `[Install]` of `.container` files adds to other units.
+    installed: HashMap<UnitName, Vec<Dependency>>,
+}
+
+/// A unit's main file.
+struct Fragment {
+    path: String,
+    kind: EntryKind,
+    container: bool,
 }
 
 impl<'a, S: UnitStore> Loader<'a, S> {
     /// Lists `directories`, highest precedence first. `.container` files may lie in any of them.
     pub fn new(directories: &[&str], store: &'a S, context: &'a SpecifierContext) -> Self {
-        Self { directories: directories.iter().map(|&d| d.to_owned()).collect(), store, context }
+        let mut loader = Self {
+            directories: directories.iter().map(|&d| d.trim_end_matches('/').to_owned()).collect(),
+            store,
+            context,
+            places: HashMap::new(),
+            aliases: HashMap::new(),
+            installed: HashMap::new(),
+        };
+        let mut containers = Vec::new();
+        for (index, directory) in loader.directories.iter().enumerate() {
+            for entry in store.list(directory) {
+                if entry.kind == EntryKind::Link {
+                    let target = store.link_target(&format!("{directory}/{}", entry.name));
+                    let real = target.as_deref().and_then(|target| target.rsplit('/').next());
+                    if let (Some(real), Ok(alias)) = (real, UnitName::parse(&entry.name))
+                        && real != entry.name
+                    {
+                        loader.aliases.entry(real.to_owned()).or_default().push(alias);
+                    }
+                }
+                if entry.name.ends_with(".container") && entry.kind != EntryKind::Directory {
+                    containers.push(entry.name.clone());
+                }
+                loader.places.entry(entry.name).or_default().push((index, entry.kind));
+            }
+        }
+        containers.sort_unstable();
+        containers.dedup();
+        for name in containers {
+            loader.install_container(&name);
+        }
+        loader
+    }
+
+    /// Every unit that has a file of its own, templates included, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = UnitName> {
+        self.places
+            .iter()
+            .filter(|(_, places)| places.iter().any(|(_, kind)| *kind != EntryKind::Directory))
+            .filter_map(|(name, _)| UnitName::parse(name).ok())
     }
 
     /// Loads one unit with its drop-ins; of an alias, the unit that it stands for.
     #[must_use]
     pub fn load(&self, name: &UnitName) -> Loaded {
-        let _ = (&self.directories, self.store, self.context, name);
-        Loaded::default()
+        let mut problems = Problems::default();
+        let mut name = name.clone();
+        let mut hops = 0usize;
+        let fragment = loop {
+            let Some(fragment) = self.fragment(&name) else {
+                match builtin::alias(name.as_str()).and_then(|real| UnitName::parse(real).ok()) {
+                    Some(real) => name = real,
+                    None => break None,
+                }
+                continue;
+            };
+            if fragment.kind != EntryKind::Link {
+                break Some(fragment);
+            }
+            let target = self.store.link_target(&fragment.path).unwrap_or_default();
+            if target == "/dev/null" {
+                return Loaded { masked: true, ..Loaded::default() };
+            }
+            let Some(real) = alias_of(&name, &target) else { break Some(fragment) };
+            hops = hops.saturating_add(1);
+            if hops > MAX_ALIASES {
+                return Loaded::refused(&name, "its links lead in a circle".to_owned());
+            }
+            let found = self.fragment(&real).is_some();
+            name = real;
+            if !found {
+                // The link leads out of the directories: its own text counts, under the name that it leads to.
+                break Some(fragment);
+            }
+        };
+        let Some(fragment) = fragment else {
+            return match builtin::target(name.as_str()) {
+                Some(text) => self.read(&name, None, text, problems),
+                None => Loaded::default(),
+            };
+        };
+        let path: Arc<str> = fragment.path.as_str().into();
+        let Some(text) = self.store.read(&fragment.path) else {
+            problems.push(&path, Position::default(), Severity::Error, "cannot be read");
+            return Loaded { problems: problems.into_list(), ..Loaded::default() };
+        };
+        if text.is_empty() {
+            return Loaded { masked: true, ..Loaded::default() };
+        }
+        self.read(&name, Some(&fragment), &text, problems)
     }
+
+    fn read(&self, name: &UnitName, fragment: Option<&Fragment>, text: &str, mut problems: Problems) -> Loaded {
+        let path: Arc<str> = fragment.map_or(BUILT_IN, |f| f.path.as_str()).into();
+        if !matches!(name.kind(), UnitType::Service | UnitType::Target) {
+            let message = format!("{} units are not supported", name.kind().suffix());
+            problems.push(&path, Position::default(), Severity::Error, message);
+            return Loaded { problems: problems.into_list(), ..Loaded::default() };
+        }
+        let expander = Expander { name, fragment: fragment.map_or("", |f| f.path.as_str()), context: self.context };
+        let mut draft = Draft::default();
+        let mut drop_ins = Vec::new();
+        let container = fragment.is_some_and(|f| f.container);
+        if container {
+            draft.container = Some(quadlet::ContainerDraft::default());
+        }
+        apply_file(&mut draft, expander, &path, text, &mut problems);
+        if container {
+            self.apply_drop_ins(&mut draft, expander, "container", &mut drop_ins, &mut problems);
+            if let Some(container) = draft.container.take() {
+                container.finish(&mut draft, &mut Reading { path: &path, expander, problems: &mut problems });
+            }
+        }
+        self.apply_drop_ins(&mut draft, expander, name.kind().suffix(), &mut drop_ins, &mut problems);
+        self.add_linked(&mut draft, name, &mut problems);
+        let unit = finish(draft, name, fragment, drop_ins, self.names_of(name), &path, &mut problems);
+        let failed = problems.failed();
+        Loaded { unit: unit.filter(|_| !failed), problems: problems.into_list(), masked: false }
+    }
+
+    /// The other names under which a unit can be found.
+    fn names_of(&self, name: &UnitName) -> Vec<UnitName> {
+        self.aliases.get(name.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Finds a unit's main file: its own before its template's, a `.service` before a `.container` beside it.
+    fn fragment(&self, name: &UnitName) -> Option<Fragment> {
+        let template = name.template();
+        let names = [Some(name), template.as_ref()];
+        names.into_iter().flatten().find_map(|name| {
+            let own = self.place(name.as_str());
+            let container = match name.kind() {
+                UnitType::Service => self.place(&format!("{}.container", name.stem())),
+                _ => None,
+            };
+            match (own, container) {
+                (own, Some((index, kind))) if own.is_none_or(|(i, _)| index < i) => {
+                    let path = self.path(index, &format!("{}.container", name.stem()))?;
+                    Some(Fragment { path, kind, container: true })
+                }
+                (Some((index, kind)), _) => Some(Fragment { path: self.path(index, name.as_str())?, kind, container: false }),
+                (None, _) => None,
+            }
+        })
+    }
+
+    /// Where a file of that name has the highest precedence.
+    fn place(&self, file: &str) -> Option<(usize, EntryKind)> {
+        self.places.get(file)?.iter().copied().find(|(_, kind)| *kind != EntryKind::Directory)
+    }
+
+    fn path(&self, index: usize, file: &str) -> Option<String> {
+        Some(format!("{}/{file}", self.directories.get(index)?))
+    }
+
+    /// The directories of that name, highest precedence first.
+    fn subdirectories(&self, name: &str) -> impl Iterator<Item = (usize, String)> {
+        self.places
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter(|(_, kind)| *kind != EntryKind::File)
+            .filter_map(|(index, _)| Some((*index, self.path(*index, name)?)))
+    }
+
+    /// The paths of all drop-ins in the order in which they apply.
+    ///
+    /// Of files with the same name, the one in the directory of the highest precedence counts, and in it the one whose
+    /// directory names the unit most exactly; what holds for the whole type comes last. They apply by file name.
+    fn drop_ins(&self, name: &UnitName, suffix: &str) -> Vec<String> {
+        let mut levels = Vec::new();
+        let aliases = self.names_of(name);
+        for name in std::iter::once(name).chain(&aliases) {
+            levels.push(format!("{}.{suffix}.d", name.stem()));
+            if let Some(template) = name.template() {
+                levels.push(format!("{}.{suffix}.d", template.stem()));
+            }
+            let mut prefix = name.prefix().trim_end_matches('-');
+            while let Some((shorter, _)) = prefix.rsplit_once('-') {
+                prefix = shorter.trim_end_matches('-');
+                if prefix.is_empty() {
+                    break;
+                }
+                levels.push(format!("{prefix}-.{suffix}.d"));
+            }
+        }
+        let mut exact: Vec<(usize, usize, String)> = Vec::new();
+        for (level, directory) in levels.iter().enumerate() {
+            exact.extend(self.subdirectories(directory).map(|(index, path)| (index, level, path)));
+        }
+        exact.sort_unstable();
+        let whole_type = format!("{suffix}.d");
+        let directories = exact
+            .into_iter()
+            .map(|(_, _, path)| path)
+            .chain(self.subdirectories(&whole_type).map(|(_, path)| path));
+        let mut files = BTreeMap::new();
+        for directory in directories {
+            for entry in self.store.list(&directory) {
+                if entry.name.ends_with(".conf") && entry.kind != EntryKind::Directory {
+                    let path = format!("{directory}/{}", entry.name);
+                    files.entry(entry.name).or_insert(path);
+                }
+            }
+        }
+        files.into_values().collect()
+    }
+
+    fn apply_drop_ins(
+        &self,
+        draft: &mut Draft,
+        expander: Expander<'_>,
+        suffix: &str,
+        applied: &mut Vec<String>,
+        problems: &mut Problems,
+    ) {
+        for file in self.drop_ins(expander.name, suffix) {
+            let path: Arc<str> = file.as_str().into();
+            let masked = || self.store.link_target(&file).is_some_and(|target| target == "/dev/null");
+            match self.store.read(&file) {
+                Some(text) if text.is_empty() => {}
+                Some(text) => {
+                    apply_file(draft, expander, &path, &text, problems);
+                    applied.push(file);
+                }
+                None if masked() => {}
+                None => problems.push(&path, Position::default(), Severity::Warning, "cannot be read, ignored"),
+            }
+        }
+    }
+
+    /// Adds what `.wants`, `.requires` and `.upholds` directories and `.container` files link to this unit.
+    fn add_linked(&self, draft: &mut Draft, name: &UnitName, problems: &mut Problems) {
+        let template = name.template();
+        let aliases = self.names_of(name);
+        let names = std::iter::once(name).chain(template.as_ref()).chain(&aliases);
+        for of in names {
+            for (suffix, relation) in
+                [("wants", Relation::Wants), ("requires", Relation::Requires), ("upholds", Relation::Upholds)]
+            {
+                self.add_linked_as(draft, name, &format!("{of}.{suffix}"), relation, problems);
+            }
+            draft.dependencies.extend(self.installed.get(of).into_iter().flatten().cloned());
+        }
+    }
+
+    fn add_linked_as(
+        &self,
+        draft: &mut Draft,
+        name: &UnitName,
+        directory: &str,
+        relation: Relation,
+        problems: &mut Problems,
+    ) {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        for (_, path) in self.subdirectories(directory) {
+            for entry in self.store.list(&path) {
+                let link = format!("{path}/{}", entry.name);
+                seen.entry(entry.name).or_insert(link);
+            }
+        }
+        for (entry, link) in seen {
+            if self.store.link_target(&link).is_some_and(|target| target == "/dev/null") {
+                continue;
+            }
+            match UnitName::parse(&entry) {
+                Ok(on) if on == *name => {}
+                Ok(on) if !on.is_template() => draft.dependencies.push(Dependency { relation, on }),
+                Ok(_) => problems.push(
+                    &link.as_str().into(),
+                    Position::default(),
+                    Severity::Warning,
+                    "a template cannot be started, ignored",
+                ),
+                Err(error) => {
+                    problems.push(&link.as_str().into(), Position::default(), Severity::Warning, format!("{error}, ignored"));
+                }
+            }
+        }
+    }
+
+    /// Reads who wants a `.container` file: no command enables those, their `[Install]` always holds.
+    fn install_container(&mut self, file: &str) {
+        let Ok(name) = UnitName::parse(file) else { return };
+        let Some(fragment) = self.fragment(&name).filter(|f| f.container) else { return };
+        let mut draft = Draft::default();
+        let mut problems = Problems::default();
+        let expander = Expander { name: &name, fragment: &fragment.path, context: self.context };
+        for path in std::iter::once(fragment.path.clone()).chain(self.drop_ins(&name, "container")) {
+            let Some(text) = self.store.read(&path).filter(|text| text.len() <= MAX_FILE_BYTES) else { continue };
+            let path: Arc<str> = path.into();
+            let mut assignments = syntax::parse(&path, &text, &mut problems);
+            assignments.retain(|a| quadlet::is_install_key(a.section, &a.key));
+            let mut reading = Reading { path: &path, expander, problems: &mut problems };
+            directive::apply(&mut draft, &assignments, &mut reading);
+        }
+        let install = draft.install;
+        let on = match (name.is_template(), install.default_instance) {
+            (false, _) => name,
+            (true, Some(instance)) => match name.with_instance(&instance) {
+                Ok(name) => name,
+                Err(_) => return,
+            },
+            (true, None) => return,
+        };
+        for (units, relation) in [
+            (install.wanted_by, Relation::Wants),
+            (install.required_by, Relation::Requires),
+            (install.upheld_by, Relation::Upholds),
+        ] {
+            for unit in units {
+                self.installed.entry(unit).or_default().push(Dependency { relation, on: on.clone() });
+            }
+        }
+    }
+}
+
+/// The unit that a link makes `name` another name of; `None` when it leads to a file of the same name.
+fn alias_of(name: &UnitName, target: &str) -> Option<UnitName> {
+    let real = UnitName::parse(target.rsplit('/').next()?).ok()?;
+    if real == *name || real.kind() != name.kind() || Some(&real) == name.template().as_ref() {
+        return None;
+    }
+    if !real.is_template() {
+        return Some(real);
+    }
+    match name.instance() {
+        Some(instance) if !instance.is_empty() => real.with_instance(instance).ok(),
+        _ => Some(real),
+    }
+}
+
+fn apply_file(draft: &mut Draft, expander: Expander<'_>, path: &Arc<str>, text: &str, problems: &mut Problems) {
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("is larger than {MAX_FILE_BYTES} bytes");
+        problems.push(path, Position::default(), Severity::Error, message);
+        return;
+    }
+    let assignments = syntax::parse(path, text, problems);
+    directive::apply(draft, &assignments, &mut Reading { path, expander, problems });
+}
+
+/// Checks the whole and fills in what depends on several directives.
+fn finish(
+    mut draft: Draft,
+    name: &UnitName,
+    fragment: Option<&Fragment>,
+    drop_ins: Vec<String>,
+    aliases: Vec<UnitName>,
+    path: &Arc<str>,
+    problems: &mut Problems,
+) -> Option<Unit> {
+    let kind = if name.kind() == UnitType::Target {
+        Kind::Target
+    } else {
+        let mut service = std::mem::take(&mut draft.service);
+        if let Err(message) = complete(&mut service, &draft.written) {
+            // After another error this one may only follow from it.
+            if problems.failed() {
+                return None;
+            }
+            problems.push(path, Position::default(), Severity::Error, message);
+            return None;
+        }
+        Kind::Service(Box::new(service))
+    };
+    if !draft.no_default_dependencies {
+        add_default_dependencies(&mut draft.dependencies, name);
+    }
+    Some(Unit {
+        name: name.clone(),
+        aliases,
+        description: if draft.description.is_empty() { name.as_str().to_owned() } else { draft.description },
+        documentation: draft.documentation,
+        fragment: fragment.map(|f| f.path.clone()),
+        drop_ins,
+        dependencies: draft.dependencies,
+        default_dependencies: !draft.no_default_dependencies,
+        requires_mounts_for: draft.requires_mounts_for,
+        conditions: draft.conditions,
+        asserts: draft.asserts,
+        install: draft.install,
+        start_limit: draft.start_limit,
+        failure_action: draft.failure_action,
+        success_action: draft.success_action,
+        job_timeout: draft.job_timeout.and_then(Span::timeout),
+        stop_when_unneeded: draft.stop_when_unneeded,
+        refuse_manual_start: draft.refuse_manual_start,
+        refuse_manual_stop: draft.refuse_manual_stop,
+        allow_isolate: draft.allow_isolate,
+        ignore_on_isolate: draft.ignore_on_isolate,
+        kind,
+    })
+}
+
+/// `DefaultDependencies=yes` (`systemd.service(5)`, `systemd.target(5)`, "Default Dependencies").
+fn add_default_dependencies(dependencies: &mut Vec<Dependency>, name: &UnitName) {
+    let early: &[(Relation, &str)] = match name.kind() {
+        UnitType::Service => {
+            &[(Relation::Requires, "sysinit.target"), (Relation::After, "sysinit.target"), (Relation::After, "basic.target")]
+        }
+        _ => &[],
+    };
+    let late = &[(Relation::Conflicts, "shutdown.target"), (Relation::Before, "shutdown.target")];
+    for (relation, on) in early.iter().chain(late) {
+        if name.as_str() != *on && let Ok(on) = UnitName::parse(on) {
+            dependencies.push(Dependency { relation: *relation, on });
+        }
+    }
+}
+
+/// Fills in a service's defaults and checks it (`systemd.service(5)`).
+fn complete(service: &mut Service, written: &directive::Written) -> Result<(), String> {
+    let without_start = service.exec_start.is_empty();
+    service.service_type = match written.service_type {
+        Some(service_type) => service_type,
+        None if without_start => ServiceType::Oneshot,
+        None => ServiceType::Simple,
+    };
+    let oneshot = service.service_type == ServiceType::Oneshot;
+    if without_start && !(oneshot && service.remain_after_exit && !service.exec_stop.is_empty()) {
+        return Err("no ExecStart=; that is only possible with RemainAfterExit=yes and ExecStop=".to_owned());
+    }
+    if !oneshot && service.exec_start.len() > 1 {
+        return Err("more than one ExecStart=; that is only possible with Type=oneshot".to_owned());
+    }
+    if oneshot && matches!(service.restart, Restart::Always | Restart::OnSuccess) {
+        return Err("Restart=always and on-success are not possible with Type=oneshot".to_owned());
+    }
+    service.timeout_start = match written.timeout_start {
+        Some(span) => span.timeout(),
+        None if oneshot => None,
+        None => service.timeout_start,
+    };
+    if let Some(span) = written.timeout_stop {
+        service.timeout_stop = span.timeout();
+    }
+    service.runtime_max = written.runtime_max.and_then(Span::timeout);
+    service.watchdog = written.watchdog.and_then(Span::timeout);
+    let notifies = matches!(service.service_type, ServiceType::Notify | ServiceType::NotifyReload);
+    service.notify_access = match written.notify_access {
+        None | Some(NotifyAccess::None) if notifies || service.watchdog.is_some() => NotifyAccess::Main,
+        access => access.unwrap_or_default(),
+    };
+    service.kill_mode = written.kill_mode.unwrap_or_default();
+    service.kill_signal = written.kill_signal.unwrap_or(service.kill_signal);
+    service.restart_kill_signal = written.restart_kill_signal.unwrap_or(service.kill_signal);
+    service.delegate = written.delegate.unwrap_or(service.delegate);
+    service.guess_main_pid = written.guess_main_pid.unwrap_or(service.guess_main_pid);
+    Ok(())
 }
 
 /// Loads one unit; see [`Loader`] for loading several.

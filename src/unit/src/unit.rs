@@ -128,6 +128,8 @@ pub enum Kind {
 pub struct Unit {
     /// The real name; for an alias, not the one that was asked for.
     pub name: UnitName,
+    /// Its other names.
+    pub aliases: Vec<UnitName>,
     /// `Description=`, or the name.
     pub description: String,
     /// `Documentation=`.

@@ -220,7 +220,7 @@ pub fn parse_span_in(text: &str, default_unit_us: u64) -> Option<Span> {
         let (fraction, tail) = match tail.strip_prefix('.') {
             Some(tail) => {
                 let digits = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
-                tail.split_at_checked(digits)?
+                tail.split_at_checked(digits).filter(|(fraction, _)| !fraction.is_empty())?
             }
             None => ("", tail),
         };

@@ -1,0 +1,355 @@
+//! The directives: one table a section, sorted by name, each row with its effect.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{UnitName, UnitType};
+use crate::problem::{Position, Problems, Severity};
+use crate::quadlet::ContainerDraft;
+use crate::service::{KillMode, NotifyAccess, Service, ServiceType};
+use crate::specifier::Expander;
+use crate::syntax::Assignment;
+use crate::unit::{Install, MachineAction, StartLimit};
+use crate::value::{Signal, Span};
+use crate::words::{Word, Words};
+use crate::{Conditions, Dependency};
+
+mod common;
+pub(crate) mod exec;
+mod service;
+
+
+/// What an assignment to a directive does.
+#[derive(Clone, Copy)]
+pub(crate) enum Effect {
+    /// Changes the draft.
+    Set(fn(&mut Draft, &Assignment<'_>, &mut Reading<'_>)),
+    /// Known, not supported, and a unit that asks for it must not run without it; the text says what it is about.
+    Refused(&'static str),
+    /// Known, not supported, and harmless to leave out; the text says what happens in its place.
+    Ignored(&'static str),
+    /// Known, and the wish is met (or moot) whatever the value.
+    Silent,
+}
+
+/// A row of a table.
+pub(crate) struct Directive {
+    pub(crate) name: &'static str,
+    pub(crate) effect: Effect,
+}
+
+pub(crate) const fn set(name: &'static str, f: fn(&mut Draft, &Assignment<'_>, &mut Reading<'_>)) -> Directive {
+    Directive { name, effect: Effect::Set(f) }
+}
+
+pub(crate) const fn refused(name: &'static str, about: &'static str) -> Directive {
+    Directive { name, effect: Effect::Refused(about) }
+}
+
+pub(crate) const fn ignored(name: &'static str, instead: &'static str) -> Directive {
+    Directive { name, effect: Effect::Ignored(instead) }
+}
+
+pub(crate) const fn silent(name: &'static str) -> Directive {
+    Directive { name, effect: Effect::Silent }
+}
+
+/// Finds a row by binary search.
+fn find(table: &'static [Directive], name: &str) -> Option<&'static Directive> {
+    let index = table.binary_search_by(|row| row.name.cmp(name)).ok()?;
+    table.get(index)
+}
+
+/// A unit while its files are read: later assignments change earlier ones.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) description: String,
+    pub(crate) documentation: Vec<String>,
+    pub(crate) dependencies: Vec<Dependency>,
+    pub(crate) no_default_dependencies: bool,
+    pub(crate) requires_mounts_for: Vec<String>,
+    pub(crate) conditions: Conditions,
+    pub(crate) asserts: Conditions,
+    pub(crate) install: Install,
+    pub(crate) start_limit: StartLimit,
+    pub(crate) failure_action: MachineAction,
+    pub(crate) success_action: MachineAction,
+    pub(crate) job_timeout: Option<Span>,
+    pub(crate) stop_when_unneeded: bool,
+    pub(crate) refuse_manual_start: bool,
+    pub(crate) refuse_manual_stop: bool,
+    pub(crate) allow_isolate: bool,
+    pub(crate) ignore_on_isolate: bool,
+    pub(crate) service: Service,
+    /// What was written, where the default depends on other directives.
+    pub(crate) written: Written,
+    pub(crate) container: Option<ContainerDraft>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) service_type: Option<ServiceType>,
+    pub(crate) timeout_start: Option<Span>,
+    pub(crate) timeout_stop: Option<Span>,
+    pub(crate) kill_mode: Option<KillMode>,
+    pub(crate) kill_signal: Option<Signal>,
+    pub(crate) restart_kill_signal: Option<Signal>,
+    pub(crate) notify_access: Option<NotifyAccess>,
+    pub(crate) delegate: Option<bool>,
+    pub(crate) watchdog: Option<Span>,
+    pub(crate) runtime_max: Option<Span>,
+    pub(crate) guess_main_pid: Option<bool>,
+}
+
+/// The file that is being read.
+pub(crate) struct Reading<'a> {
+    pub(crate) path: &'a Arc<str>,
+    pub(crate) expander: Expander<'a>,
+    pub(crate) problems: &'a mut Problems,
+}
+
+impl Reading<'_> {
+    pub(crate) fn report(&mut self, at: Position, severity: Severity, message: impl Into<String>) {
+        self.problems.push(self.path, at, severity, message);
+    }
+
+    /// A value that is passed over.
+    pub(crate) fn ignore(&mut self, a: &Assignment<'_>, offset: usize, message: &str) {
+        self.report(a.value.position(offset), Severity::Warning, format!("{}=: {message}; ignored", a.key));
+    }
+
+    /// A value without which the unit must not run.
+    pub(crate) fn refuse(&mut self, a: &Assignment<'_>, offset: usize, message: &str) {
+        self.report(a.value.position(offset), Severity::Error, format!("{}=: {message}", a.key));
+    }
+
+    fn fail(&mut self, a: &Assignment<'_>, offset: usize, message: &str, severity: Severity) {
+        match severity {
+            Severity::Warning => self.ignore(a, offset, message),
+            Severity::Error => self.refuse(a, offset, message),
+        }
+    }
+
+    /// Text with its specifiers replaced; `offset` is where it starts in the value.
+    pub(crate) fn expand<'t>(
+        &mut self,
+        a: &Assignment<'_>,
+        text: &'t str,
+        offset: usize,
+        severity: Severity,
+    ) -> Option<Cow<'t, str>> {
+        match self.expander.expand(text) {
+            Ok(text) => Some(text),
+            Err(unknown) => {
+                let message = format!("unknown specifier %{}", unknown.letter);
+                self.fail(a, offset.saturating_add(unknown.offset), &message, severity);
+                None
+            }
+        }
+    }
+
+    /// The whole value with its specifiers replaced.
+    pub(crate) fn text<'t>(&mut self, a: &'t Assignment<'_>, severity: Severity) -> Option<Cow<'t, str>> {
+        self.expand(a, &a.value.text, 0, severity)
+    }
+
+    /// The value's words, unquoted, with specifiers replaced.
+    pub(crate) fn words(&mut self, a: &Assignment<'_>, severity: Severity) -> Option<Vec<Word>> {
+        let mut out = Vec::new();
+        let mut words = Words::new(&a.value.text);
+        while let Some(word) = words.next() {
+            match word {
+                Ok(word) => {
+                    let text = self.expand(a, &word.text, word.offset, severity)?.into_owned();
+                    out.push(Word { text, ..word });
+                }
+                Err(error) => {
+                    self.fail(a, error.offset(), error.message(), severity);
+                    return None;
+                }
+            }
+        }
+        for offset in words.unknown_escapes {
+            self.report(a.value.position(offset), Severity::Warning, "unknown escape, kept as it is");
+        }
+        Some(out)
+    }
+
+    /// Sets `slot` from the value; the empty value sets the default.
+    pub(crate) fn value<T>(
+        &mut self,
+        a: &Assignment<'_>,
+        slot: &mut T,
+        default: T,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) {
+        if a.value.text.is_empty() {
+            *slot = default;
+            return;
+        }
+        let Some(text) = self.text(a, Severity::Warning) else { return };
+        match parse(&text) {
+            Some(value) => *slot = value,
+            None => self.ignore(a, 0, &format!("{text:?} is not {expected}")),
+        }
+    }
+
+    /// As [`Reading::value`] for what may be unset.
+    pub(crate) fn option<T>(
+        &mut self,
+        a: &Assignment<'_>,
+        slot: &mut Option<T>,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) {
+        self.value(a, slot, None, expected, |text| parse(text).map(Some));
+    }
+
+    pub(crate) fn bool(&mut self, a: &Assignment<'_>, slot: &mut bool, default: bool) {
+        self.value(a, slot, default, "a boolean", crate::value::parse_bool);
+    }
+
+    pub(crate) fn span(&mut self, a: &Assignment<'_>, slot: &mut Option<Span>) {
+        self.option(a, slot, "a time span", crate::value::parse_span);
+    }
+
+    pub(crate) fn duration(&mut self, a: &Assignment<'_>, slot: &mut Duration, default: Duration) {
+        self.value(a, slot, default, "a time span", |text| match crate::value::parse_span(text)? {
+            Span::Finite(span) => Some(span),
+            Span::Infinity => Some(Duration::MAX),
+        });
+    }
+
+    /// A unit name in a list; `None` was reported.
+    pub(crate) fn unit_name(&mut self, a: &Assignment<'_>, text: &str, offset: usize) -> Option<UnitName> {
+        let text = self.expand(a, text, offset, Severity::Warning)?;
+        let name = match UnitName::parse(&text) {
+            Ok(name) => name,
+            Err(error) => {
+                self.ignore(a, offset, &error.to_string());
+                return None;
+            }
+        };
+        if !name.is_template() {
+            return Some(name);
+        }
+        match self.expander.name.instance() {
+            Some(instance) if !instance.is_empty() => name.with_instance(instance).ok(),
+            _ => {
+                self.ignore(a, offset, &format!("{name} is a template, an instance is needed"));
+                None
+            }
+        }
+    }
+}
+
+/// The words of a value that knows no quotes, with their byte offsets.
+pub(crate) fn plain_words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut end = 0usize;
+    text.split_whitespace().map(move |word| {
+        let from = text.get(end..).and_then(|rest| rest.find(word)).unwrap_or(0).saturating_add(end);
+        end = from.saturating_add(word.len());
+        (from, word)
+    })
+}
+
+/// Applies every assignment of one file.
+pub(crate) fn apply(draft: &mut Draft, assignments: &[Assignment<'_>], reading: &mut Reading<'_>) {
+    let kind = reading.expander.name.kind();
+    let mut unknown_section = "";
+    for a in assignments {
+        let section = a.section;
+        if section.starts_with("X-") || a.key.starts_with("X-") {
+            continue;
+        }
+        let row = match (section, kind) {
+            ("Unit", _) => {
+                if common::condition(draft, a, reading) {
+                    continue;
+                }
+                find(common::UNIT, &a.key)
+            }
+            ("Install", _) => find(common::INSTALL, &a.key),
+            ("Service", UnitType::Service) => {
+                if service::limit(draft, a, reading) {
+                    continue;
+                }
+                find(service::SERVICE, &a.key)
+            }
+            ("Container", UnitType::Service) if draft.container.is_some() => {
+                if let Some(container) = &mut draft.container {
+                    container.apply(a, reading);
+                }
+                continue;
+            }
+            ("Quadlet", UnitType::Service) if draft.container.is_some() => {
+                if let Some(container) = &mut draft.container {
+                    container.apply_quadlet(a, reading);
+                }
+                continue;
+            }
+            _ => {
+                if unknown_section != section {
+                    unknown_section = section;
+                    let what = format!("section [{section}] does not belong in a {} unit, ignored", kind.suffix());
+                    reading.report(a.key_at, Severity::Warning, what);
+                }
+                continue;
+            }
+        };
+        match row.map(|row| row.effect) {
+            Some(Effect::Set(f)) => f(draft, a, reading),
+            Some(effect) => unsupported(effect, a, reading),
+            None => {
+                let what = format!("unknown key {} in section [{section}], ignored", a.key);
+                reading.report(a.key_at, Severity::Warning, what);
+            }
+        }
+    }
+}
+
+/// Reports a directive that is known and has no effect here.
+pub(crate) fn unsupported(effect: Effect, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+    let text = &a.value.text;
+    let off = match &*a.key {
+        // Empty takes every capability away.
+        "CapabilityBoundingSet" => false,
+        "DevicePolicy" => matches!(&**text, "" | "auto"),
+        "ProcSubset" => matches!(&**text, "" | "all"),
+        "ProtectProc" => matches!(&**text, "" | "default"),
+        _ => text.is_empty() || crate::value::parse_bool(text) == Some(false),
+    };
+    match effect {
+        Effect::Refused(about) if !off => {
+            let what = format!("{}= is not supported ({about}), and the unit asks not to run without it", a.key);
+            reading.report(a.key_at, Severity::Error, what);
+        }
+        Effect::Ignored(instead) if !off => {
+            let what = format!("{}= is not supported: {instead}", a.key);
+            reading.report(a.key_at, Severity::Warning, what);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted_for_the_search() {
+        for table in [common::UNIT, common::INSTALL, service::SERVICE] {
+            for pair in table.windows(2) {
+                assert!(pair[0].name < pair[1].name, "{} {}", pair[0].name, pair[1].name);
+            }
+        }
+    }
+
+    #[test]
+    fn word_offsets_point_at_the_words() {
+        let text = "a  ab a";
+        assert_eq!(plain_words(text).collect::<Vec<_>>(), [(0, "a"), (3, "ab"), (6, "a")]);
+    }
+}
