@@ -6,6 +6,7 @@ mod config;
 mod container;
 mod docker;
 pub mod image;
+mod journal;
 mod journalctl;
 mod net;
 
@@ -37,7 +38,7 @@ const COMMANDS: &[Command] = &[
         name: "journal",
         applet: false,
         summary: "collect the log; started by PID 1",
-        run: journalctl::run_writer,
+        run: journal::run,
     },
     Command {
         name: "journalctl",

@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify;
 
 use crate::filter::Filter;
-use crate::format::HeaderError;
 use crate::reader::{self, Damage, DamageKind, Item, Segment};
 use crate::scan::{Scanner, Step};
 use crate::segments::{self, SegmentFile};
@@ -183,27 +182,27 @@ impl Follower {
             return Ok(Opened::Nothing);
         };
         match reader::open_segment(file)? {
-            Some(Ok((segment, opened))) => {
+            reader::Opened::Segment(segment, opened) => {
                 let scanner = segment.scanner(opened);
-                let first_sequence = file.first_sequence;
                 self.current = Some(Current {
                     segment,
-                    first_sequence,
+                    first_sequence: file.first_sequence,
                     scanner,
                     is_complete: false,
                 });
                 Ok(Opened::Segment)
             }
             // It is being begun at this moment; its header's writing wakes us.
-            Some(Err(Damage {
-                kind: DamageKind::Header(HeaderError::Short),
-                ..
-            })) if newest == Some(file.first_sequence) => Ok(Opened::Nothing),
-            Some(Err(damage)) => {
+            reader::Opened::Damaged(damage)
+                if newest == Some(file.first_sequence) && damage.is_short_header() =>
+            {
+                Ok(Opened::Nothing)
+            }
+            reader::Opened::Damaged(damage) => {
                 self.done_through = Some(file.first_sequence);
                 Ok(Opened::Damage(damage))
             }
-            None => {
+            reader::Opened::Gone => {
                 self.done_through = Some(file.first_sequence);
                 Ok(Opened::Segment)
             }
@@ -238,8 +237,12 @@ impl Follower {
     }
 }
 
+/// What became of looking for the next segment.
 enum Opened {
+    /// There is one, or the one that there was has been removed meanwhile: look again.
     Segment,
+    /// It cannot be read.
     Damage(Damage),
+    /// There is none yet.
     Nothing,
 }

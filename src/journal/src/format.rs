@@ -288,7 +288,11 @@ fn text(value: &[u8]) -> Option<String> {
 
 /// The first `max_bytes` bytes of `text`, without half a character.
 fn cut(text: &str, max_bytes: usize) -> &[u8] {
-    &text.as_bytes()[..text.floor_char_boundary(max_bytes)]
+    let mut end = text.len().min(max_bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text.as_bytes()[..end]
 }
 
 /// `value` is at most 48 KiB long, so its length fits.

@@ -43,6 +43,13 @@ pub struct Damage {
     pub kind: DamageKind,
 }
 
+impl Damage {
+    /// The file ends before its header does: so does one that is just being begun.
+    pub(crate) fn is_short_header(&self) -> bool {
+        self.kind == DamageKind::Header(HeaderError::Short)
+    }
+}
+
 /// What is wrong with a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DamageKind {
@@ -184,14 +191,11 @@ impl Journal {
             let is_newest = Some(&file.path) == journal.newest.as_ref();
             journal.disk_bytes += file.bytes;
             match open_segment(&file)? {
-                None => {}
-                Some(Ok((segment, _))) => journal.segments.push(segment),
+                Opened::Gone => {}
+                Opened::Segment(segment, _) => journal.segments.push(segment),
                 // It is being begun at this moment.
-                Some(Err(Damage {
-                    kind: DamageKind::Header(HeaderError::Short),
-                    ..
-                })) if is_newest => {}
-                Some(Err(damage)) => journal.unreadable.push(damage),
+                Opened::Damaged(damage) if is_newest && damage.is_short_header() => {}
+                Opened::Damaged(damage) => journal.unreadable.push(damage),
             }
         }
         Ok(journal)
@@ -349,29 +353,37 @@ impl Journal {
     }
 }
 
-/// Opens a segment; `None` when it has been removed meanwhile.
-pub(crate) fn open_segment(
-    file: &SegmentFile,
-) -> Result<Option<Result<(Segment, File), Damage>>, Error> {
+/// What became of opening a segment.
+pub(crate) enum Opened {
+    /// It can be read.
+    Segment(Segment, File),
+    /// Its header cannot.
+    Damaged(Damage),
+    /// It has been removed meanwhile.
+    Gone,
+}
+
+pub(crate) fn open_segment(file: &SegmentFile) -> Result<Opened, Error> {
     let path = &file.path;
     let Some(opened) = open_if_there(path)? else {
-        return Ok(None);
+        return Ok(Opened::Gone);
     };
     let header = scan::read_header(&opened).map_err(|err| Error::Read(path.clone(), err))?;
-    Ok(Some(match header {
-        Ok((header, first_record)) => Ok((
-            Segment {
-                path: path.clone(),
+    let path = path.clone();
+    Ok(match header {
+        Ok((header, first_record)) => {
+            let segment = Segment {
+                path,
                 header,
                 first_record,
-            },
-            opened,
-        )),
-        Err(err) => Err(Damage {
-            path: path.clone(),
+            };
+            Opened::Segment(segment, opened)
+        }
+        Err(err) => Opened::Damaged(Damage {
+            path,
             kind: DamageKind::Header(err),
         }),
-    }))
+    })
 }
 
 fn open_if_there(path: &Path) -> Result<Option<File>, Error> {

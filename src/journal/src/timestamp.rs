@@ -66,7 +66,8 @@ impl Civil {
     #[must_use]
     pub fn to_us(self) -> Option<u64> {
         let month = usize::from(self.month).checked_sub(1)?;
-        let leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
+        let divides = |years| self.year.is_multiple_of(years);
+        let leap = divides(4) && (!divides(100) || divides(400));
         let lengths = [
             31,
             if leap { 29 } else { 28 },
