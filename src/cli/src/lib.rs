@@ -9,6 +9,8 @@ pub mod image;
 mod journal;
 mod journalctl;
 mod net;
+mod stderr;
+mod store;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -63,6 +65,12 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "keep the links as configured; started by PID 1",
         run: net::run,
+    },
+    Command {
+        name: "store",
+        applet: false,
+        summary: "serve the store, which speaks etcd's v3 API",
+        run: store::run,
     },
     Command {
         name: "container",

@@ -1,0 +1,401 @@
+//! `orlop store`: a member of the store in the foreground, with etcd's flags.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use orlop_store::node::Options;
+use orlop_store::server::{self, Ready, Settings};
+
+/// What a flag does here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// It is heeded.
+    Heeded,
+    /// Scripts may give it; nothing comes of it.
+    Accepted,
+}
+
+/// One flag of etcd's. As environment variable it is `ETCD_` and the name in capitals.
+struct Flag {
+    name: &'static str,
+    /// Without a value, or with `=true` and `=false`.
+    switch: bool,
+    default: &'static str,
+    effect: Effect,
+    help: &'static str,
+}
+
+const fn flag(name: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag {
+        name,
+        switch: false,
+        default,
+        effect: Effect::Heeded,
+        help,
+    }
+}
+
+const fn accepted(name: &'static str) -> Flag {
+    Flag {
+        name,
+        switch: false,
+        default: "",
+        effect: Effect::Accepted,
+        help: "",
+    }
+}
+
+const fn accepted_switch(name: &'static str) -> Flag {
+    Flag {
+        name,
+        switch: true,
+        default: "",
+        effect: Effect::Accepted,
+        help: "",
+    }
+}
+
+/// Every flag that is known.
+const FLAGS: &[Flag] = &[
+    flag("name", "default", "name of this member"),
+    flag(
+        "data-dir",
+        "",
+        "directory for the data (default: NAME.etcd)",
+    ),
+    flag(
+        "listen-client-urls",
+        "http://127.0.0.1:2379",
+        "addresses to serve clients on, http://IP:PORT, with commas between",
+    ),
+    flag(
+        "advertise-client-urls",
+        "http://localhost:2379",
+        "URLs of this member that clients are told",
+    ),
+    flag(
+        "initial-advertise-peer-urls",
+        "http://localhost:2380",
+        "URLs of this member that other members are told",
+    ),
+    flag(
+        "initial-cluster",
+        "",
+        "the members to begin with, NAME=URL: this one alone",
+    ),
+    flag(
+        "quota-backend-bytes",
+        "0",
+        "bytes of records above which writes are refused; 0 is 2 GiB",
+    ),
+    accepted("auto-compaction-mode"),
+    accepted("auto-compaction-retention"),
+    accepted("election-timeout"),
+    accepted("heartbeat-interval"),
+    accepted("initial-cluster-state"),
+    accepted("initial-cluster-token"),
+    accepted("listen-metrics-urls"),
+    accepted("listen-peer-urls"),
+    accepted("log-level"),
+    accepted("log-output"),
+    accepted("log-outputs"),
+    accepted("log-package-levels"),
+    accepted("logger"),
+    accepted("max-concurrent-streams"),
+    accepted("max-request-bytes"),
+    accepted("max-snapshots"),
+    accepted("max-txn-ops"),
+    accepted("max-wals"),
+    accepted("metrics"),
+    accepted("snapshot-count"),
+    accepted("wal-dir"),
+    accepted_switch("debug"),
+    accepted_switch("enable-pprof"),
+    accepted_switch("experimental-initial-corrupt-check"),
+    accepted_switch("force-new-cluster"),
+    accepted_switch("pre-vote"),
+    accepted_switch("strict-reconfig-check"),
+];
+
+/// What was said on the command line, or why it cannot be.
+enum Parsed {
+    Run(Box<Settings>),
+    Help,
+    Version,
+}
+
+/// Runs the role. Ends with 0 after SIGTERM, 1 on a failure, 2 on a command line that is not understood.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    crate::stderr::install();
+    match parse(args, |name| std::env::var(name).ok()) {
+        Ok(Parsed::Help) => {
+            print!("{}", help());
+            ExitCode::SUCCESS
+        }
+        Ok(Parsed::Version) => {
+            println!(
+                "etcd Version: {}\nOrlop: {}",
+                server::ETCD_VERSION,
+                env!("CARGO_PKG_VERSION")
+            );
+            ExitCode::SUCCESS
+        }
+        Ok(Parsed::Run(settings)) => {
+            match server::run(&settings, |ready| announce(&settings, ready)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(err) => {
+                    eprintln!("orlop store: {:#}", anyhow::Error::new(err));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(problem) => {
+            eprintln!("orlop store: {problem}; `orlop store --help` lists the flags");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Says that the member is ready: in etcd's words, for scripts that wait for them, and to a supervisor.
+fn announce(settings: &Settings, ready: &Ready) {
+    for address in &ready.listen {
+        log::info!("serving client requests on {address}");
+    }
+    log::info!(
+        "published {{Name:{} ClientURLs:[{}]}} to cluster {:x}",
+        settings.name,
+        settings.client_urls.join(" "),
+        ready.cluster
+    );
+    log::info!(
+        "enabled capabilities for version {}",
+        server::CLUSTER_VERSION.trim_end_matches(".0")
+    );
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
+        && let Err(err) = notify(&socket)
+    {
+        log::warn!("tell {} that the member is ready: {err}", socket.display());
+    }
+}
+
+/// sd_notify(3): one datagram; a name that begins with `@` is in the abstract namespace.
+fn notify(socket: &std::ffi::OsStr) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = socket.as_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
+        None => std::os::unix::net::SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address)?;
+    Ok(())
+}
+
+fn parse(
+    args: &[OsString],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, String> {
+    let mut values: Vec<Option<String>> = FLAGS
+        .iter()
+        .map(|f| environment(&format!("ETCD_{}", f.name.to_uppercase().replace('-', "_"))))
+        .collect();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let word = word
+            .to_str()
+            .ok_or_else(|| format!("{word:?} is not UTF-8"))?;
+        let Some(body) = word
+            .strip_prefix("--")
+            .or_else(|| word.strip_prefix('-'))
+            .filter(|b| !b.is_empty())
+        else {
+            return Err(format!("{word:?} is not a flag"));
+        };
+        match body {
+            "help" | "h" => return Ok(Parsed::Help),
+            "version" => return Ok(Parsed::Version),
+            _ => {}
+        }
+        let (name, given) = body
+            .split_once('=')
+            .map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
+        let place = FLAGS
+            .iter()
+            .position(|f| f.name == name)
+            .ok_or_else(|| format!("flag provided but not defined: -{name}"))?;
+        let value = match given {
+            Some(value) => value,
+            None if FLAGS[place].switch => "true".into(),
+            None => words
+                .next()
+                .and_then(|w| w.to_str())
+                .ok_or_else(|| format!("flag needs an argument: -{name}"))?
+                .to_owned(),
+        };
+        values[place] = Some(value);
+    }
+    let value = |name: &str| {
+        let place = FLAGS.iter().position(|f| f.name == name);
+        place
+            .and_then(|place| {
+                values[place]
+                    .clone()
+                    .or_else(|| Some(FLAGS[place].default.to_owned()))
+            })
+            .unwrap_or_default()
+    };
+    let list = |name: &str| {
+        value(name)
+            .split(',')
+            .filter(|u| !u.is_empty())
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let name = value("name");
+    let data_dir = Some(value("data-dir"))
+        .filter(|d| !d.is_empty())
+        .unwrap_or_else(|| format!("{name}.etcd"));
+    let mut listen = Vec::new();
+    for url in list("listen-client-urls") {
+        listen.extend(addresses(&url)?);
+    }
+    if listen.is_empty() {
+        return Err("-listen-client-urls names no address".into());
+    }
+    if list("initial-cluster")
+        .iter()
+        .filter_map(|m| m.split_once('='))
+        .any(|(member, _)| member != name)
+    {
+        return Err("-initial-cluster names other members: more than one is not supported".into());
+    }
+    let quota = value("quota-backend-bytes");
+    let quota: i64 = quota
+        .parse()
+        .map_err(|_| format!("invalid value {quota:?} for flag -quota-backend-bytes"))?;
+    let mut options = Options::default();
+    match quota {
+        0 => {}
+        // etcd takes a negative one for none.
+        ..0 => options.quota_bytes = u64::MAX,
+        1.. => options.quota_bytes = quota.unsigned_abs(),
+    }
+    Ok(Parsed::Run(Box::new(Settings {
+        name,
+        data_dir: PathBuf::from(data_dir),
+        listen,
+        client_urls: list("advertise-client-urls"),
+        peer_urls: list("initial-advertise-peer-urls"),
+        options,
+    })))
+}
+
+/// The addresses of a URL to listen on. No name is resolved: `localhost` is the IPv4 loopback.
+fn addresses(url: &str) -> Result<Option<SocketAddr>, String> {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(format!(
+            "cannot listen on {url:?}: it must be http://IP:PORT"
+        ));
+    };
+    let rest = rest.trim_end_matches('/');
+    if let Some(port) = rest.strip_prefix("localhost:") {
+        let port = port
+            .parse()
+            .map_err(|_| format!("cannot listen on {url:?}: no port"))?;
+        return Ok(Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
+    }
+    rest.parse()
+        .map(Some)
+        .map_err(|_| format!("cannot listen on {url:?}: it must be http://IP:PORT"))
+}
+
+fn help() -> String {
+    let mut out = String::from(
+        "A member of the store, which speaks etcd's v3 API.\n\nUsage: orlop store [FLAG…]\n\nFlags, with one dash or two:\n",
+    );
+    for flag in FLAGS.iter().filter(|f| f.effect == Effect::Heeded) {
+        let name = if flag.default.is_empty() {
+            flag.name.to_owned()
+        } else {
+            format!("{} '{}'", flag.name, flag.default)
+        };
+        out.push_str(&format!("  --{name}\n        {}\n", flag.help));
+    }
+    out.push_str("  --version, --help\n\nAccepted for scripts made for etcd, without effect:\n");
+    for flag in FLAGS.iter().filter(|f| f.effect == Effect::Accepted) {
+        out.push_str(&format!("  --{}\n", flag.name));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Settings, String> {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        match parse(&args, |_| None)? {
+            Parsed::Run(settings) => Ok(*settings),
+            _ => Err("not a run".into()),
+        }
+    }
+
+    #[test]
+    fn flags_come_with_one_dash_or_two_and_with_or_without_an_equals_sign() {
+        let settings = parsed(&[
+            "-name",
+            "a",
+            "--data-dir=/x",
+            "--listen-client-urls",
+            "http://127.0.0.1:1,http://localhost:2",
+            "-debug",
+            "-pre-vote=false",
+        ]);
+        let settings = settings.expect("all of it is known");
+        assert_eq!(settings.name, "a");
+        assert_eq!(settings.data_dir, PathBuf::from("/x"));
+        assert_eq!(
+            settings.listen,
+            [
+                "127.0.0.1:1".parse().expect("an address"),
+                "127.0.0.1:2".parse().expect("an address")
+            ]
+        );
+    }
+
+    #[test]
+    fn without_flags_it_listens_on_loopback_and_names_its_directory_as_etcd_does() {
+        let settings = parsed(&[]).expect("the defaults are good");
+        assert_eq!(settings.data_dir, PathBuf::from("default.etcd"));
+        assert!(settings.listen.iter().all(|a| a.ip().is_loopback()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (args, part) in [
+            (&["--no-such-flag"][..], "not defined: -no-such-flag"),
+            (&["--name"], "needs an argument: -name"),
+            (&["word"], "\"word\" is not a flag"),
+            (
+                &["--listen-client-urls", "https://127.0.0.1:1"],
+                "https://127.0.0.1:1",
+            ),
+            (
+                &["--listen-client-urls", "http://example.org:1"],
+                "http://example.org:1",
+            ),
+            (&["--quota-backend-bytes=many"], "many"),
+            (
+                &["--initial-cluster", "default=http://a:1,other=http://b:1"],
+                "other members",
+            ),
+        ] {
+            let problem = parsed(args).expect_err("it must be refused");
+            assert!(problem.contains(part), "{problem:?} should name {part:?}");
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! Applying commands to the keyspace. Same commands, same result, on every member.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, Pointer, REVISIONS, Record};
+use super::view::{ReadError, View, bounds};
+use crate::command::Command;
+use crate::lease::{MAX_TTL_SECONDS, MIN_TTL_SECONDS};
+use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::etcdserverpb::response_op::Response;
+use crate::proto::etcdserverpb::{
+    CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseRevokeResponse, PutRequest, PutResponse, RequestOp, ResponseHeader,
+    ResponseOp, TxnRequest, TxnResponse,
+};
+use crate::proto::mvccpb::event::EventType;
+use crate::proto::mvccpb::{Event, KeyValue};
+use crate::refused::Refused;
+use crate::state::{During, StateError};
+
+/// The answer to a command; headers have just the revision.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`Command::Put`].
+    Put(PutResponse),
+    /// To [`Command::DeleteRange`].
+    DeleteRange(DeleteRangeResponse),
+    /// To [`Command::Txn`].
+    Txn(TxnResponse),
+    /// To [`Command::Compact`].
+    Compact(CompactionResponse),
+    /// To [`Command::LeaseGrant`].
+    LeaseGrant(LeaseGrantResponse),
+    /// To [`Command::LeaseRevoke`].
+    LeaseRevoke(LeaseRevokeResponse),
+}
+
+/// A change of the set of leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// A lease was made.
+    Granted {
+        /// Its id.
+        id: i64,
+        /// Its time to live in seconds.
+        ttl: i64,
+    },
+    /// A lease has ended.
+    Revoked {
+        /// Its id.
+        id: i64,
+    },
+}
+
+/// What applying one command did.
+#[derive(Debug)]
+pub struct Applied {
+    /// The answer for whoever asked.
+    pub answer: Result<Answer, Refused>,
+    /// The changes, all of one revision; empty when no key changed.
+    pub events: Vec<Event>,
+    /// The lease that came or went.
+    pub lease: Option<LeaseChange>,
+    /// Whether old revisions were given up.
+    pub compacted: bool,
+}
+
+/// A view of what a write has made so far.
+type WriteView<'a, 't> = View<
+    'a,
+    Table<'t, &'static [u8], Pointer>,
+    Table<'t, (&'static [u8], i64, i64), ()>,
+    Table<'t, (i64, i64), &'static [u8]>,
+>;
+
+/// The tables of an open write.
+pub(crate) struct Writer<'t> {
+    current: Table<'t, &'static [u8], Pointer>,
+    history: Table<'t, (&'static [u8], i64, i64), ()>,
+    revisions: Table<'t, (i64, i64), &'static [u8]>,
+    leases: Table<'t, i64, i64>,
+    lease_keys: Table<'t, (i64, &'static [u8]), ()>,
+    pub(crate) revision: i64,
+    pub(crate) compact_revision: i64,
+    /// Bytes of all records.
+    pub(crate) live_bytes: i64,
+    /// The changes of the command that is being applied.
+    events: Vec<Event>,
+}
+
+impl<'t> Writer<'t> {
+    pub(crate) fn new(
+        transaction: &'t WriteTransaction,
+        revision: i64,
+        compact_revision: i64,
+        live_bytes: i64,
+    ) -> Result<Self, StateError> {
+        let open = "open a table";
+        Ok(Self {
+            current: transaction.open_table(CURRENT).during(open)?,
+            history: transaction.open_table(HISTORY).during(open)?,
+            revisions: transaction.open_table(REVISIONS).during(open)?,
+            leases: transaction.open_table(LEASES).during(open)?,
+            lease_keys: transaction.open_table(LEASE_KEYS).during(open)?,
+            revision,
+            compact_revision,
+            live_bytes,
+            events: Vec::new(),
+        })
+    }
+
+    fn view(&self) -> WriteView<'_, 't> {
+        View {
+            current: &self.current,
+            history: &self.history,
+            revisions: &self.revisions,
+            // Within a transaction a read of the present sees what the transaction has written.
+            revision: self.revision + i64::from(!self.events.is_empty()),
+            compact_revision: self.compact_revision,
+        }
+    }
+
+    /// Applies one command. A refusal changes nothing.
+    pub(crate) fn apply(&mut self, command: &Command) -> Result<Applied, StateError> {
+        let mut lease = None;
+        let mut compacted = false;
+        let answer = match command {
+            Command::Put(request) => self.checked_put(request).map(Answer::Put),
+            Command::DeleteRange(request) => self
+                .delete_range(request)
+                .map(Answer::DeleteRange)
+                .map_err(ReadError::State),
+            Command::Txn(request) => self.txn(request).map(Answer::Txn),
+            Command::Compact(request) => {
+                let done = self.compact(request.revision);
+                compacted = done.is_ok();
+                done.map(|()| Answer::Compact(CompactionResponse::default()))
+                    .map_err(ReadError::Refused)
+            }
+            Command::LeaseGrant(request) => self.grant(request).map(|response| {
+                lease = Some(LeaseChange::Granted {
+                    id: response.id,
+                    ttl: response.ttl,
+                });
+                Answer::LeaseGrant(response)
+            }),
+            Command::LeaseRevoke(request) => self.revoke(request.id).map(|response| {
+                lease = Some(LeaseChange::Revoked { id: request.id });
+                Answer::LeaseRevoke(response)
+            }),
+        };
+        let events = std::mem::take(&mut self.events);
+        if !events.is_empty() {
+            self.revision += 1;
+        }
+        let answer = match answer {
+            Ok(mut answer) => {
+                answer.set_revision(self.revision);
+                Ok(answer)
+            }
+            Err(ReadError::Refused(refused)) => Err(refused),
+            Err(ReadError::State(err)) => return Err(err),
+        };
+        Ok(Applied {
+            answer,
+            events,
+            lease,
+            compacted,
+        })
+    }
+
+    fn checked_put(&mut self, request: &PutRequest) -> Result<PutResponse, ReadError> {
+        self.check_put(request)?;
+        Ok(self.put(request)?)
+    }
+
+    /// Refuses a put that names what is not there.
+    fn check_put(&self, request: &PutRequest) -> Result<(), ReadError> {
+        let keeps = request.ignore_value || request.ignore_lease;
+        if request.lease != 0
+            && self
+                .leases
+                .get(request.lease)
+                .during("read a lease")?
+                .is_none()
+        {
+            return Err(Refused::LeaseNotFound.into());
+        }
+        if keeps
+            && self
+                .current
+                .get(request.key.as_slice())
+                .during("read a key")?
+                .is_none()
+        {
+            return Err(Refused::KeyNotFound.into());
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, request: &PutRequest) -> Result<PutResponse, StateError> {
+        let key = request.key.as_slice();
+        let (revision, sub) = (self.revision + 1, self.events.len() as i64);
+        let before = self
+            .current
+            .get(key)
+            .during("read a key")?
+            .map(|p| p.value());
+        let before_kv = match before {
+            Some((at, sub, ..)) if request.prev_kv || request.ignore_value => {
+                self.view().record(at, sub)?
+            }
+            _ => None,
+        };
+        let (create_revision, version, old_lease) = before
+            .map_or((revision, 0, 0), |(_, _, create, version, lease)| {
+                (create, version, lease)
+            });
+        let lease = if request.ignore_lease {
+            old_lease
+        } else {
+            request.lease
+        };
+        let value = match &before_kv {
+            Some(kv) if request.ignore_value => kv.value.clone(),
+            _ => request.value.clone(),
+        };
+        let kv = KeyValue {
+            key: request.key.clone(),
+            create_revision,
+            mod_revision: revision,
+            version: version + 1,
+            value,
+            lease,
+        };
+        self.write(&kv, sub, false)?;
+        self.current
+            .insert(key, (revision, sub, create_revision, version + 1, lease))
+            .during("write a key")?;
+        if old_lease != lease {
+            self.detach(old_lease, key)?;
+            if lease != 0 {
+                self.lease_keys
+                    .insert((lease, key), ())
+                    .during("attach a key to a lease")?;
+            }
+        }
+        self.events.push(Event {
+            r#type: EventType::Put as i32,
+            kv: Some(kv),
+            prev_kv: None,
+        });
+        Ok(PutResponse {
+            header: None,
+            prev_kv: before_kv.filter(|_| request.prev_kv),
+        })
+    }
+
+    /// Adds a record to `revisions` and `history`.
+    fn write(&mut self, kv: &KeyValue, sub: i64, deleted: bool) -> Result<(), StateError> {
+        let record = Record {
+            deleted,
+            create_revision: kv.create_revision,
+            version: kv.version,
+            lease: kv.lease,
+            key: &kv.key,
+            value: &kv.value,
+        };
+        let record = record.encode();
+        self.live_bytes += record.len() as i64;
+        self.revisions
+            .insert((kv.mod_revision, sub), record.as_slice())
+            .during("write a revision")?;
+        self.history
+            .insert((kv.key.as_slice(), kv.mod_revision, sub), ())
+            .during("write history")?;
+        Ok(())
+    }
+
+    fn detach(&mut self, lease: i64, key: &[u8]) -> Result<(), StateError> {
+        if lease != 0 {
+            self.lease_keys
+                .remove((lease, key))
+                .during("detach a key from a lease")?;
+        }
+        Ok(())
+    }
+
+    fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, StateError> {
+        let mut response = DeleteRangeResponse::default();
+        let Some(bounds) = bounds(&request.key, &request.range_end) else {
+            return Ok(response);
+        };
+        let mut found = Vec::new();
+        for item in self.current.range::<&[u8]>(bounds).during("read keys")? {
+            let (key, pointer) = item.during("read keys")?;
+            found.push((key.value().to_vec(), pointer.value()));
+        }
+        for (key, pointer) in found {
+            if request.prev_kv {
+                response
+                    .prev_kvs
+                    .extend(self.view().record(pointer.0, pointer.1)?);
+            }
+            self.delete(key, pointer.4)?;
+            response.deleted += 1;
+        }
+        Ok(response)
+    }
+
+    /// Deletes a key that is there.
+    fn delete(&mut self, key: Vec<u8>, lease: i64) -> Result<(), StateError> {
+        let sub = self.events.len() as i64;
+        self.current.remove(key.as_slice()).during("delete a key")?;
+        self.detach(lease, &key)?;
+        let kv = KeyValue {
+            key,
+            mod_revision: self.revision + 1,
+            ..KeyValue::default()
+        };
+        self.write(&kv, sub, true)?;
+        self.events.push(Event {
+            r#type: EventType::Delete as i32,
+            kv: Some(kv),
+            prev_kv: None,
+        });
+        Ok(())
+    }
+
+    fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+        // All comparisons, nested ones too, look at the keyspace as it was before the first operation.
+        let mut path = Vec::new();
+        choose(&self.view(), request, &mut path)?;
+        self.check_branch(request, &mut path.iter().copied())?;
+        Ok(self.run(request, &mut path.iter().copied())?)
+    }
+
+    /// Refuses what the chosen operations cannot do, before the first of them has changed anything.
+    fn check_branch(
+        &self,
+        request: &TxnRequest,
+        path: &mut dyn Iterator<Item = bool>,
+    ) -> Result<(), ReadError> {
+        for op in branch(request, path.next()) {
+            match &op.request {
+                Some(Request::RequestRange(r)) => {
+                    self.view().revision_of(r.revision)?;
+                }
+                Some(Request::RequestPut(r)) => self.check_put(r)?,
+                Some(Request::RequestTxn(r)) => self.check_branch(r, path)?,
+                Some(Request::RequestDeleteRange(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        request: &TxnRequest,
+        path: &mut dyn Iterator<Item = bool>,
+    ) -> Result<TxnResponse, StateError> {
+        let taken = path.next();
+        let mut responses = Vec::new();
+        for op in branch(request, taken) {
+            let response = match &op.request {
+                Some(Request::RequestRange(r)) => match self.view().range(r) {
+                    Ok(response) => Response::ResponseRange(response),
+                    Err(ReadError::State(err)) => return Err(err),
+                    // The revision was checked before, and no operation compacts.
+                    Err(ReadError::Refused(_)) => Response::ResponseRange(Default::default()),
+                },
+                Some(Request::RequestPut(r)) => {
+                    let response = self.put(r)?;
+                    Response::ResponsePut(PutResponse {
+                        header: Some(self.header()),
+                        ..response
+                    })
+                }
+                Some(Request::RequestDeleteRange(r)) => {
+                    let response = self.delete_range(r)?;
+                    Response::ResponseDeleteRange(DeleteRangeResponse {
+                        header: Some(self.header()),
+                        ..response
+                    })
+                }
+                Some(Request::RequestTxn(r)) => Response::ResponseTxn(self.run(r, path)?),
+                None => continue,
+            };
+            responses.push(ResponseOp {
+                response: Some(response),
+            });
+        }
+        Ok(TxnResponse {
+            header: Some(ResponseHeader::default()),
+            succeeded: taken == Some(true),
+            responses,
+        })
+    }
+
+    /// The header of an operation within a transaction: it counts what the transaction has changed so far.
+    fn header(&self) -> ResponseHeader {
+        ResponseHeader {
+            revision: self.revision + i64::from(!self.events.is_empty()),
+            ..ResponseHeader::default()
+        }
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<(), Refused> {
+        if revision <= self.compact_revision {
+            return Err(Refused::Compacted);
+        }
+        if revision > self.revision {
+            return Err(Refused::FutureRevision);
+        }
+        self.compact_revision = revision;
+        Ok(())
+    }
+
+    fn grant(&mut self, request: &LeaseGrantRequest) -> Result<LeaseGrantResponse, ReadError> {
+        if request.ttl > MAX_TTL_SECONDS {
+            return Err(Refused::LeaseTooLong.into());
+        }
+        let ttl = request.ttl.max(MIN_TTL_SECONDS);
+        if self
+            .leases
+            .get(request.id)
+            .during("read a lease")?
+            .is_some()
+        {
+            return Err(Refused::LeaseExists.into());
+        }
+        self.leases
+            .insert(request.id, ttl)
+            .during("write a lease")?;
+        Ok(LeaseGrantResponse {
+            header: None,
+            id: request.id,
+            ttl,
+            error: String::new(),
+        })
+    }
+
+    fn revoke(&mut self, id: i64) -> Result<LeaseRevokeResponse, ReadError> {
+        if self.leases.remove(id).during("remove a lease")?.is_none() {
+            return Err(Refused::LeaseNotFound.into());
+        }
+        for key in keys_of_lease(&self.lease_keys, id)? {
+            self.delete(key, id)?;
+        }
+        Ok(LeaseRevokeResponse::default())
+    }
+}
+
+impl Answer {
+    fn set_revision(&mut self, revision: i64) {
+        let header = match self {
+            Self::Put(r) => &mut r.header,
+            Self::DeleteRange(r) => &mut r.header,
+            Self::Txn(r) => &mut r.header,
+            Self::Compact(r) => &mut r.header,
+            Self::LeaseGrant(r) => &mut r.header,
+            Self::LeaseRevoke(r) => &mut r.header,
+        };
+        header.get_or_insert_default().revision = revision;
+    }
+
+    /// The outermost header.
+    pub fn header_mut(&mut self) -> &mut ResponseHeader {
+        match self {
+            Self::Put(r) => r.header.get_or_insert_default(),
+            Self::DeleteRange(r) => r.header.get_or_insert_default(),
+            Self::Txn(r) => r.header.get_or_insert_default(),
+            Self::Compact(r) => r.header.get_or_insert_default(),
+            Self::LeaseGrant(r) => r.header.get_or_insert_default(),
+            Self::LeaseRevoke(r) => r.header.get_or_insert_default(),
+        }
+    }
+}
+
+/// The operations of the branch that was taken.
+fn branch(request: &TxnRequest, taken: Option<bool>) -> &[RequestOp] {
+    if taken == Some(true) {
+        &request.success
+    } else {
+        &request.failure
+    }
+}
+
+/// Evaluates a transaction's comparisons and those of the transactions in the branch that they choose, depth first.
+fn choose<C, H, R>(
+    view: &View<'_, C, H, R>,
+    request: &TxnRequest,
+    path: &mut Vec<bool>,
+) -> Result<(), StateError>
+where
+    C: ReadableTable<&'static [u8], Pointer>,
+    H: ReadableTable<(&'static [u8], i64, i64), ()>,
+    R: ReadableTable<(i64, i64), &'static [u8]>,
+{
+    let mut holds = true;
+    for compare in &request.compare {
+        holds = view.compare(compare)?;
+        if !holds {
+            break;
+        }
+    }
+    path.push(holds);
+    for op in branch(request, Some(holds)) {
+        if let Some(Request::RequestTxn(inner)) = &op.request {
+            choose(view, inner, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers a transaction that writes nothing.
+pub(crate) fn read_txn<C, H, R>(
+    view: &View<'_, C, H, R>,
+    request: &TxnRequest,
+) -> Result<TxnResponse, ReadError>
+where
+    C: ReadableTable<&'static [u8], Pointer>,
+    H: ReadableTable<(&'static [u8], i64, i64), ()>,
+    R: ReadableTable<(i64, i64), &'static [u8]>,
+{
+    let mut path = Vec::new();
+    choose(view, request, &mut path)?;
+    read_branch(view, request, &mut path.into_iter())
+}
+
+fn read_branch<C, H, R>(
+    view: &View<'_, C, H, R>,
+    request: &TxnRequest,
+    path: &mut dyn Iterator<Item = bool>,
+) -> Result<TxnResponse, ReadError>
+where
+    C: ReadableTable<&'static [u8], Pointer>,
+    H: ReadableTable<(&'static [u8], i64, i64), ()>,
+    R: ReadableTable<(i64, i64), &'static [u8]>,
+{
+    let taken = path.next();
+    let mut responses = Vec::new();
+    for op in branch(request, taken) {
+        let response = match &op.request {
+            Some(Request::RequestRange(r)) => Response::ResponseRange(view.range(r)?),
+            Some(Request::RequestTxn(r)) => Response::ResponseTxn(read_branch(view, r, path)?),
+            _ => continue,
+        };
+        responses.push(ResponseOp {
+            response: Some(response),
+        });
+    }
+    let header = Some(ResponseHeader {
+        revision: view.revision,
+        ..ResponseHeader::default()
+    });
+    Ok(TxnResponse {
+        header,
+        succeeded: taken == Some(true),
+        responses,
+    })
+}
+
+/// The keys that hang on a lease, in order.
+pub(crate) fn keys_of_lease(
+    table: &impl ReadableTable<(i64, &'static [u8]), ()>,
+    lease: i64,
+) -> Result<Vec<Vec<u8>>, StateError> {
+    let mut keys = Vec::new();
+    for item in table
+        .range::<(i64, &[u8])>((lease, &[][..])..)
+        .during("read a lease's keys")?
+    {
+        let (place, _) = item.during("read a lease's keys")?;
+        let (of, key) = place.value();
+        if of != lease {
+            break;
+        }
+        keys.push(key.to_vec());
+    }
+    Ok(keys)
+}

@@ -1,0 +1,263 @@
+//! The shell around a member: one thread steps it, one serves etcd's v3 API and a little HTTP on the same port.
+
+mod cluster;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod shared;
+mod watch;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+
+use crate::disk::Directory;
+use crate::node::{Input, Node, NodeError, Options, Output};
+use crate::proto::etcdserverpb as pb;
+use crate::proto::health::health_server::HealthServer;
+use crate::state::Genesis;
+use shared::{Shared, Ticket};
+
+/// The version of etcd whose API is answered, as clients ask for it.
+pub const ETCD_VERSION: &str = "3.4.23";
+/// The version of the API that the cluster as a whole speaks.
+pub const CLUSTER_VERSION: &str = "3.4.0";
+/// Requests that are gathered for one step.
+const GATHER: usize = 4096;
+/// How long streams may take to end at a shutdown.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How a member is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The member's name.
+    pub name: String,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// Where clients are served.
+    pub listen: Vec<SocketAddr>,
+    /// The URLs that clients are told.
+    pub client_urls: Vec<String>,
+    /// The URLs that other members are told.
+    pub peer_urls: Vec<String>,
+    /// The machine's own.
+    pub options: Options,
+}
+
+/// Why the store ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error("use the data directory {}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        err: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        err: io::Error,
+    },
+    /// The runtime cannot be made.
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The member.
+    #[error("member")]
+    Node(#[from] NodeError),
+    /// The gRPC server.
+    #[error("serve clients")]
+    Transport(#[from] tonic::transport::Error),
+    /// No thread can be started.
+    #[error("start the member's thread")]
+    Thread(#[source] io::Error),
+    /// The member's thread is gone without an error of its own.
+    #[error("the member's thread has ended")]
+    Gone,
+}
+
+/// A member that is about to serve.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// Where clients are served: what was asked for, with the ports that were chosen.
+    pub listen: Vec<SocketAddr>,
+    /// The cluster's id.
+    pub cluster: u64,
+    /// The member's id.
+    pub member: u64,
+}
+
+/// Serves until SIGTERM or SIGINT. `ready` is called once requests are answered.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    runtime.block_on(serve(settings, ready))
+}
+
+async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
+    let mut listeners = Vec::new();
+    for address in &settings.listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|err| ServeError::Listen {
+                address: *address,
+                err,
+            })?;
+        listeners.push(listener);
+    }
+    let data_dir = |err| ServeError::DataDir {
+        path: settings.data_dir.clone(),
+        err,
+    };
+    let disk = Arc::new(Directory::open(&settings.data_dir).map_err(data_dir)?);
+    let clock = Instant::now();
+    let node = Node::open(disk, settings.options.clone(), clock.elapsed(), || {
+        genesis(settings)
+    })?;
+    let owner = node.owner();
+    let members = node.member_records()?;
+    let (inputs, from_clients) = mpsc::channel();
+    let (to_clients, outputs) = unbounded_channel();
+    let shared = Arc::new(Shared::new(&node, members, settings, inputs)?);
+    let thread = std::thread::Builder::new()
+        .name("member".into())
+        .spawn(move || member_thread(node, clock, &from_clients, &to_clients))
+        .map_err(ServeError::Thread)?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), outputs));
+    let mut served = tokio::task::JoinSet::new();
+    let mut listen = Vec::new();
+    for listener in listeners {
+        listen.extend(listener.local_addr());
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let mut stopped = stopped.clone();
+        let until = async move {
+            // An error says that the sender is gone, which is an end too.
+            let _ = stopped.wait_for(|s| *s).await;
+        };
+        let server = tonic::transport::Server::builder()
+            .accept_http1(true)
+            .add_routes(routes(&shared));
+        served.spawn(server.serve_with_incoming_shutdown(incoming, until));
+    }
+    drop(stopped);
+    shared.wait_until_serving().await;
+    ready(&Ready {
+        listen,
+        cluster: owner.cluster,
+        member: owner.member,
+    });
+    tokio::select! {
+        _ = terminate.recv() => log::info!("terminated: stopping"),
+        _ = interrupt.recv() => log::info!("interrupted: stopping"),
+        _ = &mut dispatcher => {}
+        Some(ended) = served.join_next() => match ended {
+            Ok(Err(err)) => return Err(err.into()),
+            _ => return Err(ServeError::Gone),
+        },
+    }
+    let _ = stop.send(true);
+    shared.stop();
+    // Streams that clients keep open do not hold us up.
+    let _ =
+        tokio::time::timeout(GRACE, async { while served.join_next().await.is_some() {} }).await;
+    served.abort_all();
+    match thread.join() {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(ServeError::Gone),
+    }
+}
+
+/// Draws the ids of a new cluster.
+fn genesis(settings: &Settings) -> Genesis {
+    let id = shared::random_u64().max(1);
+    let member = pb::Member {
+        id,
+        name: settings.name.clone(),
+        peer_ur_ls: settings.peer_urls.clone(),
+        client_ur_ls: settings.client_urls.clone(),
+        is_learner: false,
+    };
+    Genesis {
+        cluster: shared::random_u64().max(1),
+        members: vec![member],
+    }
+}
+
+fn routes(shared: &Arc<Shared>) -> Routes {
+    let limit = crate::node::MAX_REQUEST_BYTES + (512 << 10);
+    let face = || Arc::clone(shared);
+    let grpc =
+        Routes::new(pb::kv_server::KvServer::new(kv::Kv(face())).max_decoding_message_size(limit))
+            .add_service(pb::watch_server::WatchServer::new(watch::Watch(face())))
+            .add_service(pb::lease_server::LeaseServer::new(lease::Lease(face())))
+            .add_service(pb::cluster_server::ClusterServer::new(cluster::Cluster(
+                face(),
+            )))
+            .add_service(pb::maintenance_server::MaintenanceServer::new(
+                maintenance::Maintenance(face()),
+            ))
+            .add_service(HealthServer::new(maintenance::Health(face())));
+    http::add(grpc, face())
+}
+
+/// Steps the member until there is no one left to ask it, or it cannot go on.
+fn member_thread(
+    mut node: Node<Ticket>,
+    clock: Instant,
+    inputs: &mpsc::Receiver<Input<Ticket>>,
+    outputs: &UnboundedSender<Vec<Output<Ticket>>>,
+) -> Result<(), NodeError> {
+    loop {
+        let wait = node.next_step().saturating_sub(clock.elapsed());
+        let first = match inputs.recv_timeout(wait) {
+            Ok(first) => Some(first),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
+        let gathered = first.into_iter().chain(inputs.try_iter().take(GATHER));
+        let out = node.step(clock.elapsed(), gathered)?;
+        if !out.is_empty() && outputs.send(out).is_err() {
+            break;
+        }
+    }
+    // Whoever still waits has been told that the server stops.
+    node.close().map(|_| ())
+}
+
+/// Passes on what comes out of the member, in its order.
+async fn dispatch(shared: Arc<Shared>, mut outputs: UnboundedReceiver<Vec<Output<Ticket>>>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            out = outputs.recv() => match out {
+                Some(out) => shared.pass_on(out),
+                None => return,
+            },
+            _ = tick.tick() => shared.tick(),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What the services share: the way to the member's thread, the state for reading, the watches.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tonic::Status as GrpcStatus;
+
+use super::{ServeError, Settings};
+use crate::command::Command;
+use crate::mvcc::Reader;
+use crate::mvcc::view::ReadError;
+use crate::mvcc::write::Answer;
+use crate::node::{Input, Node, Output, Reply, Status};
+use crate::proto::etcdserverpb::{Member, ResponseHeader, WatchResponse};
+use crate::refused::{Code, Refused};
+use crate::state::{Database, StateError};
+use crate::wal::Owner;
+use crate::watch::{Hub, Outgoing, StreamId};
+
+/// The way back to whoever asked.
+pub(super) type Ticket = oneshot::Sender<Result<Reply, Refused>>;
+
+/// Requests that may wait for the member; etcd's limit on entries that are committed and not applied.
+const MAX_WAITING: usize = 5000;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Gone when the server stops; that ends the member's thread.
+    inputs: Mutex<Option<mpsc::Sender<Input<Ticket>>>>,
+    waiting: AtomicUsize,
+    pub(super) database: Database,
+    pub(super) owner: Owner,
+    pub(super) members: Vec<Member>,
+    watches: Mutex<Watches>,
+    status: tokio::sync::watch::Sender<Status>,
+    clock: Instant,
+    pub(super) data_dir: std::path::PathBuf,
+}
+
+/// The watches, and where the responses of each stream go.
+#[derive(Debug)]
+struct Watches {
+    hub: Hub,
+    streams: HashMap<StreamId, UnboundedSender<WatchResponse>>,
+    out: Vec<Outgoing>,
+}
+
+/// Eight random bytes; the process cannot go on without.
+pub(super) fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds this from the kernel; two of them differ by a counter, so both halves are mixed anew.
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
+impl Shared {
+    pub(super) fn new(
+        node: &Node<Ticket>,
+        mut members: Vec<Member>,
+        settings: &Settings,
+        inputs: mpsc::Sender<Input<Ticket>>,
+    ) -> Result<Self, ServeError> {
+        let owner = node.owner();
+        // The name and the URLs of this member are what it was started with today.
+        if let Some(this) = members.iter_mut().find(|m| m.id == owner.member) {
+            this.name.clone_from(&settings.name);
+            this.client_ur_ls.clone_from(&settings.client_urls);
+            this.peer_ur_ls.clone_from(&settings.peer_urls);
+        }
+        let compact_revision = Reader::new(&node.database())
+            .map_err(crate::node::NodeError::from)?
+            .compact_revision;
+        let hub = Hub::new(node.revision(), compact_revision);
+        Ok(Self {
+            inputs: Mutex::new(Some(inputs)),
+            waiting: AtomicUsize::new(0),
+            database: node.database(),
+            owner,
+            members,
+            watches: Mutex::new(Watches {
+                hub,
+                streams: HashMap::new(),
+                out: Vec::new(),
+            }),
+            status: tokio::sync::watch::channel(Status::default()).0,
+            clock: Instant::now(),
+            data_dir: settings.data_dir.clone(),
+        })
+    }
+
+    /// Where the member stands.
+    pub(super) fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
+    /// Returns when the member takes requests.
+    pub(super) async fn wait_until_serving(&self) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.status.subscribe().wait_for(|s| s.serves).await;
+    }
+
+    /// Takes no more requests; the member's thread ends.
+    pub(super) fn stop(&self) {
+        self.inputs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.watches().streams.clear();
+    }
+
+    async fn ask(&self, input: impl FnOnce(Ticket) -> Input<Ticket>) -> Result<Reply, GrpcStatus> {
+        let (ticket, answer) = oneshot::channel();
+        let _waiting = Waiting::new(&self.waiting).ok_or(Refused::TooManyRequests)?;
+        {
+            let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+            let inputs = inputs.as_ref().ok_or(Refused::Stopped)?;
+            inputs.send(input(ticket)).map_err(|_| Refused::Stopped)?;
+        }
+        Ok(answer.await.map_err(|_| Refused::Stopped)??)
+    }
+
+    /// Changes the state.
+    pub(super) async fn propose(&self, command: Command) -> Result<Answer, GrpcStatus> {
+        match self
+            .ask(|ticket| Input::Propose {
+                command: Box::new(command),
+                ticket,
+            })
+            .await?
+        {
+            Reply::Answer(mut answer) => {
+                self.complete(answer.header_mut());
+                Ok(answer)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A sight of the state; unless it may be old (`serializable`), it holds every change that was acknowledged before.
+    pub(super) async fn read(&self, serializable: bool) -> Result<Reader, GrpcStatus> {
+        if !serializable {
+            self.ask(|ticket| Input::Read { ticket }).await?;
+        }
+        self.reader().map_err(GrpcStatus::from)
+    }
+
+    fn reader(&self) -> Result<Reader, StateError> {
+        Reader::new(&self.database)
+    }
+
+    /// Starts a lease's clock anew: the revision, and the seconds granted if the lease is there.
+    pub(super) async fn renew(&self, id: i64) -> Result<(i64, Option<i64>), GrpcStatus> {
+        match self.ask(|ticket| Input::Renew { id, ticket }).await? {
+            Reply::Renewed { revision, ttl } => Ok((revision, ttl)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The revision, and the seconds left and granted if the lease is there.
+    pub(super) async fn time_to_live(
+        &self,
+        id: i64,
+    ) -> Result<(i64, Option<(i64, i64)>), GrpcStatus> {
+        match self.ask(|ticket| Input::TimeToLive { id, ticket }).await? {
+            Reply::TimeToLive { revision, times } => Ok((revision, times)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Fills in what all headers have in common.
+    pub(super) fn complete(&self, header: &mut ResponseHeader) {
+        header.cluster_id = self.owner.cluster;
+        header.member_id = self.owner.member;
+        header.raft_term = self.status.borrow().standing.term;
+    }
+
+    /// A header for a revision.
+    pub(super) fn header(&self, revision: i64) -> Option<ResponseHeader> {
+        let mut header = ResponseHeader {
+            revision,
+            ..ResponseHeader::default()
+        };
+        self.complete(&mut header);
+        Some(header)
+    }
+
+    /// A header for the present revision.
+    pub(super) fn present_header(&self) -> Result<Option<ResponseHeader>, GrpcStatus> {
+        Ok(self.header(self.reader()?.revision))
+    }
+
+    /// Passes on what the member gave out.
+    pub(super) fn pass_on(&self, outputs: Vec<Output<Ticket>>) {
+        let mut watches = self.watches();
+        for output in outputs {
+            match output {
+                Output::Reply { ticket, result } => {
+                    // Whoever asked may have gone.
+                    let _ = ticket.send(result);
+                }
+                Output::Changed { revision, events } => {
+                    let Watches { hub, out, .. } = &mut *watches;
+                    if let Err(err) = hub.publish(revision, &events, &|| self.reader(), out) {
+                        log::error!("watches at revision {revision}: {err}");
+                    }
+                }
+                Output::Compacted(revision) => watches.hub.compacted(revision),
+                Output::Status(status) => {
+                    self.status.send_replace(status);
+                }
+                Output::Send(_) => {}
+            }
+        }
+        self.flush(&mut watches);
+    }
+
+    /// A second has passed.
+    pub(super) fn tick(&self) {
+        let mut watches = self.watches();
+        let Watches { hub, out, .. } = &mut *watches;
+        hub.tick(self.clock.elapsed(), out);
+        self.catch_up_all(&mut watches);
+    }
+
+    fn watches(&self) -> MutexGuard<'_, Watches> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a stream of watch responses.
+    pub(super) fn open_stream(&self, responses: UnboundedSender<WatchResponse>) -> StreamId {
+        let mut watches = self.watches();
+        let id = watches.hub.open();
+        watches.streams.insert(id, responses);
+        id
+    }
+
+    /// Ends a stream of watch responses.
+    pub(super) fn close_stream(&self, id: StreamId) {
+        let mut watches = self.watches();
+        watches.hub.close(id);
+        watches.streams.remove(&id);
+    }
+
+    /// The client has taken a response.
+    pub(super) fn drained(&self, id: StreamId) {
+        let mut watches = self.watches();
+        watches.hub.drained(id);
+        if watches.hub.can_catch_up(id) {
+            self.catch_up_all(&mut watches);
+        }
+    }
+
+    /// Does something with the watches and sends what comes of it.
+    pub(super) fn with_hub(&self, act: impl FnOnce(&mut Hub, &mut Vec<Outgoing>)) {
+        let mut watches = self.watches();
+        let Watches { hub, out, .. } = &mut *watches;
+        act(hub, out);
+        self.catch_up_all(&mut watches);
+    }
+
+    /// Feeds what is behind as far as the windows allow.
+    fn catch_up_all(&self, watches: &mut Watches) {
+        loop {
+            let Watches { hub, out, .. } = watches;
+            let ids = hub.to_catch_up();
+            if ids.is_empty() {
+                break;
+            }
+            let caught_up = self.reader().and_then(|reader| {
+                ids.into_iter()
+                    .try_for_each(|id| hub.catch_up(id, &reader, out))
+            });
+            if let Err(err) = caught_up {
+                log::error!("watches that are behind: {err}");
+                break;
+            }
+        }
+        self.flush(watches);
+    }
+
+    fn flush(&self, watches: &mut Watches) {
+        for (id, mut response) in watches.out.drain(..) {
+            if let Some(header) = &mut response.header {
+                self.complete(header);
+            }
+            if let Some(stream) = watches.streams.get(&id) {
+                // A stream that is gone is closed by its own end.
+                let _ = stream.send(response);
+            }
+        }
+    }
+}
+
+/// One request that waits, as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Option<Self> {
+        let waiting = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn unexpected() -> GrpcStatus {
+    GrpcStatus::internal("the member gave an answer of another kind")
+}
+
+impl From<Refused> for GrpcStatus {
+    fn from(refused: Refused) -> Self {
+        let code = match refused.code() {
+            Code::InvalidArgument => tonic::Code::InvalidArgument,
+            Code::NotFound => tonic::Code::NotFound,
+            Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+            Code::FailedPrecondition => tonic::Code::FailedPrecondition,
+            Code::OutOfRange => tonic::Code::OutOfRange,
+            Code::Unavailable => tonic::Code::Unavailable,
+            Code::DataLoss => tonic::Code::DataLoss,
+        };
+        Self::new(code, refused.to_string())
+    }
+}
+
+impl From<StateError> for GrpcStatus {
+    fn from(err: StateError) -> Self {
+        log::error!("the state cannot be read: {err}");
+        Refused::Corrupt.into()
+    }
+}
+
+impl From<ReadError> for GrpcStatus {
+    fn from(err: ReadError) -> Self {
+        match err {
+            ReadError::Refused(refused) => refused.into(),
+            ReadError::State(err) => err.into(),
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! The state on disk: the keyspace, the leases and the place in the log up to which they hold, in one transaction.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use prost::Message;
+use redb::{Durability, ReadOnlyTable, ReadTransaction, StorageBackend, TableDefinition};
+
+use crate::command::{Command, CommandError, Origin};
+use crate::consensus::{Entry, EntryKind, Members};
+use crate::disk::{Disk, DiskFile};
+use crate::mvcc::compact;
+use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, MEMBERS, META, REVISIONS};
+use crate::mvcc::write::{Applied, Writer};
+use crate::proto::etcdserverpb::Member;
+use crate::wal::Owner;
+
+/// Name of the file.
+pub const STATE_FILE: &str = "state.redb";
+const FORMAT: u32 = 1;
+/// Revision of a keyspace that no one has written to, as in etcd.
+pub const FIRST_REVISION: i64 = 1;
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The database failed.
+    #[error("{operation}")]
+    Database {
+        /// What was being done.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        err: Box<redb::Error>,
+    },
+    /// The file cannot be opened.
+    #[error("open {STATE_FILE}")]
+    File(#[source] io::Error),
+    /// A record is not what was written.
+    #[error("the record of revision {revision} is damaged")]
+    Damaged {
+        /// Its revision.
+        revision: i64,
+    },
+    /// A value of `meta` is missing or of the wrong length.
+    #[error("{0:?} in the table meta is missing or broken")]
+    Meta(&'static str),
+    /// A member's record is broken.
+    #[error("the record of member {0:x} is broken")]
+    Member(u64),
+    /// Written by a later version.
+    #[error("state format {0} is not known")]
+    Format(u32),
+    /// An entry of the log is not a command.
+    #[error("entry {index} of the log")]
+    Command {
+        /// Its index.
+        index: u64,
+        /// The cause.
+        #[source]
+        err: CommandError,
+    },
+    /// The log holds a change of members, which this version does not make.
+    #[error("entry {0} of the log changes the members")]
+    Change(u64),
+}
+
+impl StateError {
+    /// Whether just room is missing.
+    pub fn is_full(&self) -> bool {
+        let Self::Database { err, .. } = self else {
+            return false;
+        };
+        matches!(&**err, redb::Error::Io(err) if matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// Names the operation that a database error came from.
+pub(crate) trait During<T> {
+    fn during(self, operation: &'static str) -> Result<T, StateError>;
+}
+
+impl<T, E: Into<redb::Error>> During<T> for Result<T, E> {
+    fn during(self, operation: &'static str) -> Result<T, StateError> {
+        self.map_err(|err| StateError::Database {
+            operation,
+            err: Box::new(err.into()),
+        })
+    }
+}
+
+/// The database, for readers in any thread. It can be replaced under them, when it is opened anew after an error.
+#[derive(Debug, Clone)]
+pub struct Database(Arc<RwLock<Arc<redb::Database>>>);
+
+impl Database {
+    fn get(&self) -> Arc<redb::Database> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn begin_read(&self) -> Result<ReadTransaction, StateError> {
+        use redb::ReadableDatabase;
+        self.get().begin_read().during("begin to read")
+    }
+}
+
+/// A file of a [`Disk`] under the database.
+#[derive(Debug)]
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    /// The database has been opened anew: this one, which a reader may still hold, must not write any more.
+    retired: Arc<AtomicBool>,
+}
+
+impl Backend {
+    fn writable(&self) -> io::Result<&dyn DiskFile> {
+        if self.retired.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the database has been opened anew"));
+        }
+        Ok(&*self.file)
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.writable()?.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.writable()?.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.writable()?.write(offset, data)
+    }
+}
+
+/// What a new member is to be.
+#[derive(Debug, Clone)]
+pub struct Genesis {
+    /// Id of the new cluster.
+    pub cluster: u64,
+    /// The members; the first one is this.
+    pub members: Vec<Member>,
+}
+
+/// The state, open for writing.
+#[derive(Debug)]
+pub struct State {
+    disk: Arc<dyn Disk>,
+    database: Database,
+    retired: Arc<AtomicBool>,
+    cache_bytes: usize,
+    /// Whose state it is.
+    pub owner: Owner,
+    /// Who takes part.
+    pub members: Members,
+    /// Index and term of the last applied entry.
+    pub applied: (u64, u64),
+    /// The same, as it would be found after a crash.
+    pub durable: (u64, u64),
+    /// The present revision.
+    pub revision: i64,
+    /// Reads below it fail.
+    pub compact_revision: i64,
+    /// What lies below it has been removed.
+    pub compacted: i64,
+    /// Bytes of the records that are kept, which the quota is about.
+    pub live_bytes: i64,
+    /// Whether a compaction has moved `compacted` since the last checkpoint.
+    unsaved_compaction: bool,
+}
+
+impl State {
+    /// Opens the state, or makes it as `genesis` says.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        cache_bytes: usize,
+        genesis: impl FnOnce() -> Genesis,
+    ) -> Result<Self, StateError> {
+        let (raw, retired) = open_database(&*disk, cache_bytes)?;
+        if !is_made(&raw)? {
+            make(&raw, &genesis())?;
+            disk.sync_names().map_err(StateError::File)?;
+        }
+        let database = Database(Arc::new(RwLock::new(Arc::new(raw))));
+        let mut state = Self {
+            disk,
+            database,
+            retired,
+            cache_bytes,
+            owner: Owner {
+                cluster: 0,
+                member: 0,
+            },
+            members: Members::default(),
+            applied: (0, 0),
+            durable: (0, 0),
+            revision: 0,
+            compact_revision: 0,
+            compacted: 0,
+            live_bytes: 0,
+            unsaved_compaction: false,
+        };
+        state.load()?;
+        Ok(state)
+    }
+
+    fn load(&mut self) -> Result<(), StateError> {
+        let read = self.database.begin_read()?;
+        let meta = read.open_table(META).during("open a table")?;
+        let format = meta_bytes(&meta, "format")?;
+        if format != FORMAT {
+            return Err(StateError::Format(format));
+        }
+        let number = |name| meta_bytes(&meta, name).map(|v: [u8; 8]| u64::from_le_bytes(v));
+        self.owner = Owner {
+            cluster: number("cluster_id")?,
+            member: number("member_id")?,
+        };
+        self.members = Members {
+            voters: meta_ids(&meta, "voters")?,
+            learners: meta_ids(&meta, "learners")?,
+        };
+        self.applied = (number("applied_index")?, number("applied_term")?);
+        self.durable = self.applied;
+        self.revision = meta_i64(&meta, "revision")?;
+        self.compact_revision = meta_i64(&meta, "compact_revision")?;
+        self.compacted = meta_i64(&meta, "compacted")?;
+        self.live_bytes = meta_i64(&meta, "live_bytes")?;
+        self.unsaved_compaction = false;
+        Ok(())
+    }
+
+    /// For readers.
+    pub fn database(&self) -> Database {
+        self.database.clone()
+    }
+
+    /// Drops all that is not durable and opens the file anew, after an error. The applied index goes back.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn reopen(&mut self) -> Result<(), StateError> {
+        // Reads that have begun go on in the old one.
+        self.retired.store(true, Ordering::Relaxed);
+        let (raw, retired) = open_database(&*self.disk, self.cache_bytes)?;
+        self.retired = retired;
+        *self
+            .database
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(raw);
+        self.load()
+    }
+
+    /// Applies entries of the log, in order, in one transaction that is not yet synced. Entries that have been applied
+    /// before are passed over.
+    ///
+    /// # Errors
+    /// See [`StateError`]; nothing has been applied then.
+    pub fn apply(
+        &mut self,
+        entries: &[Entry],
+    ) -> Result<Vec<(Option<Origin>, Applied)>, StateError> {
+        let mut out = Vec::with_capacity(entries.len());
+        let Some(last) = entries.last().filter(|e| e.index > self.applied.0) else {
+            return Ok(out);
+        };
+        let database = self.database.get();
+        let mut transaction = database.begin_write().during("begin to write")?;
+        transaction
+            .set_durability(Durability::None)
+            .map_err(|_| StateError::Meta("durability"))?;
+        let (revision, compact_revision, live_bytes) = {
+            let mut writer = Writer::new(
+                &transaction,
+                self.revision,
+                self.compact_revision,
+                self.live_bytes,
+            )?;
+            for entry in entries.iter().filter(|e| e.index > self.applied.0) {
+                if entry.kind != EntryKind::Command {
+                    return Err(StateError::Change(entry.index));
+                }
+                if entry.data.is_empty() {
+                    continue;
+                }
+                let (origin, command) =
+                    Command::decode(&entry.data).map_err(|err| StateError::Command {
+                        index: entry.index,
+                        err,
+                    })?;
+                out.push((Some(origin), writer.apply(&command)?));
+            }
+            (writer.revision, writer.compact_revision, writer.live_bytes)
+        };
+        {
+            let mut meta = transaction.open_table(META).during("open a table")?;
+            let mut put = |name: &str, value: &[u8]| {
+                meta.insert(name, value).map(|_| ()).during("write meta")
+            };
+            put("applied_index", &last.index.to_le_bytes())?;
+            put("applied_term", &last.term.to_le_bytes())?;
+            put("revision", &revision.to_le_bytes())?;
+            put("live_bytes", &live_bytes.to_le_bytes())?;
+            if compact_revision != self.compact_revision {
+                put("compact_revision", &compact_revision.to_le_bytes())?;
+            }
+        }
+        transaction.commit().during("commit")?;
+        self.applied = (last.index, last.term);
+        self.revision = revision;
+        self.compact_revision = compact_revision;
+        self.live_bytes = live_bytes;
+        Ok(out)
+    }
+
+    /// Whether old revisions wait to be removed.
+    pub fn compacts(&self) -> bool {
+        self.compacted < self.compact_revision
+    }
+
+    /// Removes some old revisions; not yet synced.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn compact_some(&mut self, limit: usize) -> Result<(), StateError> {
+        let database = self.database.get();
+        let mut transaction = database.begin_write().during("begin to compact")?;
+        transaction
+            .set_durability(Durability::None)
+            .map_err(|_| StateError::Meta("durability"))?;
+        let (done, freed_bytes) =
+            compact::step(&transaction, self.compacted, self.compact_revision, limit)?;
+        {
+            let mut meta = transaction.open_table(META).during("open a table")?;
+            meta.insert("compacted", done.to_le_bytes().as_slice())
+                .during("write meta")?;
+            meta.insert(
+                "live_bytes",
+                (self.live_bytes - freed_bytes).to_le_bytes().as_slice(),
+            )
+            .during("write meta")?;
+        }
+        transaction.commit().during("commit")?;
+        self.compacted = done;
+        self.live_bytes -= freed_bytes;
+        self.unsaved_compaction = true;
+        Ok(())
+    }
+
+    /// Whether a crash would lose something here (not in the log).
+    pub fn is_dirty(&self) -> bool {
+        self.durable != self.applied || self.unsaved_compaction
+    }
+
+    /// Makes all that was applied durable.
+    ///
+    /// # Errors
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
+    pub fn checkpoint(&mut self) -> Result<(), StateError> {
+        let database = self.database.get();
+        let mut transaction = database.begin_write().during("begin a checkpoint")?;
+        transaction.set_quick_repair(true);
+        transaction.commit().during("commit a checkpoint")?;
+        self.durable = self.applied;
+        self.unsaved_compaction = false;
+        Ok(())
+    }
+
+    /// Length of the file.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn file_bytes(&self) -> Result<u64, StateError> {
+        self.disk
+            .open(STATE_FILE, false)
+            .and_then(|f| f.size())
+            .map_err(StateError::File)
+    }
+
+    /// The granted time to live in seconds of all leases.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn leases(&self) -> Result<Vec<(i64, i64)>, StateError> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(LEASES).during("open a table")?;
+        let mut out = Vec::new();
+        for item in table.range::<i64>(..).during("read leases")? {
+            let (id, ttl) = item.during("read leases")?;
+            out.push((id.value(), ttl.value()));
+        }
+        Ok(out)
+    }
+
+    /// The members as they are recorded.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn member_records(&self) -> Result<Vec<Member>, StateError> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(MEMBERS).during("open a table")?;
+        let mut out = Vec::new();
+        for item in table.range::<u64>(..).during("read members")? {
+            let (id, record) = item.during("read members")?;
+            out.push(Member::decode(record.value()).map_err(|_| StateError::Member(id.value()))?);
+        }
+        Ok(out)
+    }
+}
+
+fn open_database(
+    disk: &dyn Disk,
+    cache_bytes: usize,
+) -> Result<(redb::Database, Arc<AtomicBool>), StateError> {
+    let file = disk.open(STATE_FILE, true).map_err(StateError::File)?;
+    let retired = Arc::new(AtomicBool::new(false));
+    let backend = Backend {
+        file,
+        retired: Arc::clone(&retired),
+    };
+    let database = redb::Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(backend)
+        .during("open the state")?;
+    Ok((database, retired))
+}
+
+fn is_made(database: &redb::Database) -> Result<bool, StateError> {
+    use redb::ReadableDatabase;
+    let read = database.begin_read().during("begin to read")?;
+    match read.open_table(META) {
+        Ok(_) => Ok(true),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
+        Err(err) => Err(err).during("open a table"),
+    }
+}
+
+/// Makes all tables, so that readers find them.
+fn make(database: &redb::Database, genesis: &Genesis) -> Result<(), StateError> {
+    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+        t: &redb::WriteTransaction,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<(), StateError> {
+        t.open_table(table).map(|_| ()).during("make a table")
+    }
+    let mut transaction = database.begin_write().during("begin to make the state")?;
+    transaction.set_quick_repair(true);
+    table(&transaction, CURRENT)?;
+    table(&transaction, HISTORY)?;
+    table(&transaction, REVISIONS)?;
+    table(&transaction, LEASES)?;
+    table(&transaction, LEASE_KEYS)?;
+    {
+        let mut members = transaction.open_table(MEMBERS).during("make a table")?;
+        for member in &genesis.members {
+            members
+                .insert(member.id, member.encode_to_vec().as_slice())
+                .during("write a member")?;
+        }
+        let ids = |learner: bool| {
+            genesis
+                .members
+                .iter()
+                .filter(|m| m.is_learner == learner)
+                .flat_map(|m| m.id.to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let this = genesis.members.first().map_or(0, |m| m.id);
+        let mut meta = transaction.open_table(META).during("make a table")?;
+        let mut put =
+            |name: &str, value: &[u8]| meta.insert(name, value).map(|_| ()).during("write meta");
+        put("format", &FORMAT.to_le_bytes())?;
+        put("cluster_id", &genesis.cluster.to_le_bytes())?;
+        put("member_id", &this.to_le_bytes())?;
+        put("applied_index", &0u64.to_le_bytes())?;
+        put("applied_term", &0u64.to_le_bytes())?;
+        put("revision", &FIRST_REVISION.to_le_bytes())?;
+        put("compact_revision", &0i64.to_le_bytes())?;
+        put("compacted", &0i64.to_le_bytes())?;
+        put("live_bytes", &0i64.to_le_bytes())?;
+        put("voters", &ids(false))?;
+        put("learners", &ids(true))?;
+    }
+    transaction.commit().during("make the state")
+}
+
+type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
+
+trait FromMeta: Sized {
+    fn from_meta(bytes: &[u8]) -> Option<Self>;
+}
+
+impl FromMeta for [u8; 8] {
+    fn from_meta(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok()
+    }
+}
+
+impl FromMeta for u32 {
+    fn from_meta(bytes: &[u8]) -> Option<Self> {
+        Some(Self::from_le_bytes(bytes.try_into().ok()?))
+    }
+}
+
+fn meta_bytes<T: FromMeta>(meta: &Meta, name: &'static str) -> Result<T, StateError> {
+    let value = meta
+        .get(name)
+        .during("read meta")?
+        .ok_or(StateError::Meta(name))?;
+    T::from_meta(value.value()).ok_or(StateError::Meta(name))
+}
+
+pub(crate) fn meta_i64(meta: &Meta, name: &'static str) -> Result<i64, StateError> {
+    meta_bytes(meta, name).map(|v: [u8; 8]| i64::from_le_bytes(v))
+}
+
+fn meta_ids(meta: &Meta, name: &'static str) -> Result<Vec<u64>, StateError> {
+    let value = meta
+        .get(name)
+        .during("read meta")?
+        .ok_or(StateError::Meta(name))?;
+    let (ids, rest) = value.value().as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(StateError::Meta(name));
+    }
+    Ok(ids.iter().map(|id| u64::from_le_bytes(*id)).collect())
+}
