@@ -6,7 +6,10 @@ use crate::problem::Position;
 
 /// The prefixes `- : + ! !!`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "five independent prefixes of the file format")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "five independent prefixes of the file format"
+)]
 pub struct CommandFlags {
     /// `-`: a failure is noted and taken for success.
     pub ignore_failure: bool,
@@ -54,7 +57,10 @@ impl Variables for BTreeMap<String, String> {
 impl Variables for [(String, String)] {
     /// The last entry wins, as later assignments do.
     fn value(&self, name: &str) -> Option<&str> {
-        self.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -123,22 +129,34 @@ mod tests {
     #[test]
     fn a_whole_word_is_split_and_braces_are_not() {
         let env = [("ONE", "one"), ("TWO", "two two")];
-        assert_eq!(expand(&["$ONE", "$TWO", "${TWO}"], &env), ["one", "two", "two", "two two"]);
+        assert_eq!(
+            expand(&["$ONE", "$TWO", "${TWO}"], &env),
+            ["one", "two", "two", "two two"]
+        );
     }
 
     #[test]
     fn an_unset_variable_vanishes_as_a_word_and_is_empty_in_braces() {
-        assert_eq!(expand(&["a", "$NONE", "${NONE}", "x${NONE}y"], &[]), ["a", "", "xy"]);
+        assert_eq!(
+            expand(&["a", "$NONE", "${NONE}", "x${NONE}y"], &[]),
+            ["a", "", "xy"]
+        );
     }
 
     #[test]
     fn dollars_that_name_nothing_stay() {
-        assert_eq!(expand(&["$$HOME", "a$b", "$", "${open", "5$"], &[("b", "no")]), ["$HOME", "a$b", "$", "${open", "5$"]);
+        assert_eq!(
+            expand(&["$$HOME", "a$b", "$", "${open", "5$"], &[("b", "no")]),
+            ["$HOME", "a$b", "$", "${open", "5$"]
+        );
     }
 
     #[test]
     fn quotes_in_a_split_value_hold_together() {
-        assert_eq!(expand(&["$OPTS"], &[("OPTS", "--a='b c'  \"d e\"")]), ["--a=b c", "d e"]);
+        assert_eq!(
+            expand(&["$OPTS"], &[("OPTS", "--a='b c'  \"d e\"")]),
+            ["--a=b c", "d e"]
+        );
     }
 
     #[test]
@@ -147,9 +165,15 @@ mod tests {
             program: "/bin/echo".into(),
             argv0: Some("me".into()),
             words: vec!["${A}".into()],
-            flags: CommandFlags { no_expansion: true, ..CommandFlags::default() },
+            flags: CommandFlags {
+                no_expansion: true,
+                ..CommandFlags::default()
+            },
             at: Position::default(),
         };
-        assert_eq!(command.expand(&HashMap::from([("A".to_string(), "x".to_string())])), ["me", "${A}"]);
+        assert_eq!(
+            command.expand(&HashMap::from([("A".to_string(), "x".to_string())])),
+            ["me", "${A}"]
+        );
     }
 }

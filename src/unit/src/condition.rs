@@ -152,7 +152,12 @@ mod tests {
     use super::*;
 
     fn condition(parameter: &str, negate: bool, trigger: bool) -> Condition {
-        Condition { test: Test::PathExists, parameter: parameter.into(), negate, trigger }
+        Condition {
+            test: Test::PathExists,
+            parameter: parameter.into(),
+            negate,
+            trigger,
+        }
     }
 
     #[test]
@@ -160,10 +165,23 @@ mod tests {
         let exists = |_: Test, path: &str| path == "/yes";
         let check = |list: &[Condition]| Conditions(list.to_vec()).check(exists).is_ok();
         assert!(check(&[]));
-        assert!(check(&[condition("/yes", false, false), condition("/no", true, false)]));
-        assert!(!check(&[condition("/yes", false, false), condition("/no", false, false)]));
-        assert!(check(&[condition("/no", false, true), condition("/yes", false, true), condition("/no", false, true)]));
-        assert!(!check(&[condition("/yes", false, false), condition("/no", false, true)]));
+        assert!(check(&[
+            condition("/yes", false, false),
+            condition("/no", true, false)
+        ]));
+        assert!(!check(&[
+            condition("/yes", false, false),
+            condition("/no", false, false)
+        ]));
+        assert!(check(&[
+            condition("/no", false, true),
+            condition("/yes", false, true),
+            condition("/no", false, true)
+        ]));
+        assert!(!check(&[
+            condition("/yes", false, false),
+            condition("/no", false, true)
+        ]));
         assert!(!check(&[condition("/yes", true, true)]));
     }
 }

@@ -19,7 +19,6 @@ mod common;
 pub(crate) mod exec;
 mod service;
 
-
 /// What an assignment to a directive does.
 #[derive(Clone, Copy)]
 pub(crate) enum Effect {
@@ -39,20 +38,35 @@ pub(crate) struct Directive {
     pub(crate) effect: Effect,
 }
 
-pub(crate) const fn set(name: &'static str, f: fn(&mut Draft, &Assignment<'_>, &mut Reading<'_>)) -> Directive {
-    Directive { name, effect: Effect::Set(f) }
+pub(crate) const fn set(
+    name: &'static str,
+    f: fn(&mut Draft, &Assignment<'_>, &mut Reading<'_>),
+) -> Directive {
+    Directive {
+        name,
+        effect: Effect::Set(f),
+    }
 }
 
 pub(crate) const fn refused(name: &'static str, about: &'static str) -> Directive {
-    Directive { name, effect: Effect::Refused(about) }
+    Directive {
+        name,
+        effect: Effect::Refused(about),
+    }
 }
 
 pub(crate) const fn ignored(name: &'static str, instead: &'static str) -> Directive {
-    Directive { name, effect: Effect::Ignored(instead) }
+    Directive {
+        name,
+        effect: Effect::Ignored(instead),
+    }
 }
 
 pub(crate) const fn silent(name: &'static str) -> Directive {
-    Directive { name, effect: Effect::Silent }
+    Directive {
+        name,
+        effect: Effect::Silent,
+    }
 }
 
 /// Finds a row by binary search.
@@ -116,12 +130,20 @@ impl Reading<'_> {
 
     /// A value that is passed over.
     pub(crate) fn ignore(&mut self, a: &Assignment<'_>, offset: usize, message: &str) {
-        self.report(a.value.position(offset), Severity::Warning, format!("{}=: {message}; ignored", a.key));
+        self.report(
+            a.value.position(offset),
+            Severity::Warning,
+            format!("{}=: {message}; ignored", a.key),
+        );
     }
 
     /// A value without which the unit must not run.
     pub(crate) fn refuse(&mut self, a: &Assignment<'_>, offset: usize, message: &str) {
-        self.report(a.value.position(offset), Severity::Error, format!("{}=: {message}", a.key));
+        self.report(
+            a.value.position(offset),
+            Severity::Error,
+            format!("{}=: {message}", a.key),
+        );
     }
 
     fn fail(&mut self, a: &Assignment<'_>, offset: usize, message: &str, severity: Severity) {
@@ -150,7 +172,11 @@ impl Reading<'_> {
     }
 
     /// The whole value with its specifiers replaced.
-    pub(crate) fn text<'t>(&mut self, a: &'t Assignment<'_>, severity: Severity) -> Option<Cow<'t, str>> {
+    pub(crate) fn text<'t>(
+        &mut self,
+        a: &'t Assignment<'_>,
+        severity: Severity,
+    ) -> Option<Cow<'t, str>> {
         self.expand(a, &a.value.text, 0, severity)
     }
 
@@ -158,10 +184,12 @@ impl Reading<'_> {
     pub(crate) fn words(&mut self, a: &Assignment<'_>, severity: Severity) -> Option<Vec<Word>> {
         let mut out = Vec::new();
         let mut words = Words::new(&a.value.text);
-        while let Some(word) = words.next() {
+        for word in words.by_ref() {
             match word {
                 Ok(word) => {
-                    let text = self.expand(a, &word.text, word.offset, severity)?.into_owned();
+                    let text = self
+                        .expand(a, &word.text, word.offset, severity)?
+                        .into_owned();
                     out.push(Word { text, ..word });
                 }
                 Err(error) => {
@@ -171,7 +199,11 @@ impl Reading<'_> {
             }
         }
         for offset in words.unknown_escapes {
-            self.report(a.value.position(offset), Severity::Warning, "unknown escape, kept as it is");
+            self.report(
+                a.value.position(offset),
+                Severity::Warning,
+                "unknown escape, kept as it is",
+            );
         }
         Some(out)
     }
@@ -189,7 +221,9 @@ impl Reading<'_> {
             *slot = default;
             return;
         }
-        let Some(text) = self.text(a, Severity::Warning) else { return };
+        let Some(text) = self.text(a, Severity::Warning) else {
+            return;
+        };
         match parse(&text) {
             Some(value) => *slot = value,
             None => self.ignore(a, 0, &format!("{text:?} is not {expected}")),
@@ -216,14 +250,25 @@ impl Reading<'_> {
     }
 
     pub(crate) fn duration(&mut self, a: &Assignment<'_>, slot: &mut Duration, default: Duration) {
-        self.value(a, slot, default, "a time span", |text| match crate::value::parse_span(text)? {
-            Span::Finite(span) => Some(span),
-            Span::Infinity => Some(Duration::MAX),
-        });
+        self.value(
+            a,
+            slot,
+            default,
+            "a time span",
+            |text| match crate::value::parse_span(text)? {
+                Span::Finite(span) => Some(span),
+                Span::Infinity => Some(Duration::MAX),
+            },
+        );
     }
 
     /// A unit name in a list; `None` was reported.
-    pub(crate) fn unit_name(&mut self, a: &Assignment<'_>, text: &str, offset: usize) -> Option<UnitName> {
+    pub(crate) fn unit_name(
+        &mut self,
+        a: &Assignment<'_>,
+        text: &str,
+        offset: usize,
+    ) -> Option<UnitName> {
         let text = self.expand(a, text, offset, Severity::Warning)?;
         let name = match UnitName::parse(&text) {
             Ok(name) => name,
@@ -238,7 +283,11 @@ impl Reading<'_> {
         match self.expander.name.instance() {
             Some(instance) if !instance.is_empty() => name.with_instance(instance).ok(),
             _ => {
-                self.ignore(a, offset, &format!("{name} is a template, an instance is needed"));
+                self.ignore(
+                    a,
+                    offset,
+                    &format!("{name} is a template, an instance is needed"),
+                );
                 None
             }
         }
@@ -249,7 +298,11 @@ impl Reading<'_> {
 pub(crate) fn plain_words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut end = 0usize;
     text.split_whitespace().map(move |word| {
-        let from = text.get(end..).and_then(|rest| rest.find(word)).unwrap_or(0).saturating_add(end);
+        let from = text
+            .get(end..)
+            .and_then(|rest| rest.find(word))
+            .unwrap_or(0)
+            .saturating_add(end);
         end = from.saturating_add(word.len());
         (from, word)
     })
@@ -293,7 +346,10 @@ pub(crate) fn apply(draft: &mut Draft, assignments: &[Assignment<'_>], reading: 
             _ => {
                 if unknown_section != section {
                     unknown_section = section;
-                    let what = format!("section [{section}] does not belong in a {} unit, ignored", kind.suffix());
+                    let what = format!(
+                        "section [{section}] does not belong in a {} unit, ignored",
+                        kind.suffix()
+                    );
                     reading.report(a.key_at, Severity::Warning, what);
                 }
                 continue;
@@ -323,7 +379,10 @@ pub(crate) fn unsupported(effect: Effect, a: &Assignment<'_>, reading: &mut Read
     };
     match effect {
         Effect::Refused(about) if !off => {
-            let what = format!("{}= is not supported ({about}), and the unit asks not to run without it", a.key);
+            let what = format!(
+                "{}= is not supported ({about}), and the unit asks not to run without it",
+                a.key
+            );
             reading.report(a.key_at, Severity::Error, what);
         }
         Effect::Ignored(instead) if !off => {
@@ -342,7 +401,12 @@ mod tests {
     fn the_tables_are_sorted_for_the_search() {
         for table in [common::UNIT, common::INSTALL, service::SERVICE] {
             for pair in table.windows(2) {
-                assert!(pair[0].name < pair[1].name, "{} {}", pair[0].name, pair[1].name);
+                assert!(
+                    pair[0].name < pair[1].name,
+                    "{} {}",
+                    pair[0].name,
+                    pair[1].name
+                );
             }
         }
     }
@@ -350,6 +414,9 @@ mod tests {
     #[test]
     fn word_offsets_point_at_the_words() {
         let text = "a  ab a";
-        assert_eq!(plain_words(text).collect::<Vec<_>>(), [(0, "a"), (3, "ab"), (6, "a")]);
+        assert_eq!(
+            plain_words(text).collect::<Vec<_>>(),
+            [(0, "a"), (3, "ab"), (6, "a")]
+        );
     }
 }

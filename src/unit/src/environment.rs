@@ -13,13 +13,17 @@ const MAX_ASSIGNMENTS: usize = 4096;
 #[must_use]
 pub fn parse_environment_file(text: &str) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    let mut chars = text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable();
+    let mut chars = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(text)
+        .chars()
+        .peekable();
     while chars.peek().is_some() && out.len() < MAX_ASSIGNMENTS {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.next_if(|c| matches!(c, '#' | ';')).is_some() {
             // A comment, too, goes on after a backslash.
             let mut escaped = false;
-            while let Some(c) = chars.next() {
+            for c in chars.by_ref() {
                 match c {
                     '\n' if !escaped => break,
                     '\\' => escaped = !escaped,
@@ -119,12 +123,21 @@ mod tests {
     #[test]
     fn the_environment_file_of_coreos_is_read() {
         let text = "COREOS_PUBLIC_IPV4=203.0.113.5\r\nCOREOS_PRIVATE_IPV4=10.0.0.5\r\n";
-        assert_eq!(read(text), pairs(&[("COREOS_PUBLIC_IPV4", "203.0.113.5"), ("COREOS_PRIVATE_IPV4", "10.0.0.5")]));
+        assert_eq!(
+            read(text),
+            pairs(&[
+                ("COREOS_PUBLIC_IPV4", "203.0.113.5"),
+                ("COREOS_PRIVATE_IPV4", "10.0.0.5")
+            ])
+        );
     }
 
     #[test]
     fn lines_that_assign_nothing_are_passed_over() {
-        assert_eq!(read("nonsense\n1A=x\nA B=x\n=x\nOK=1"), pairs(&[("OK", "1")]));
+        assert_eq!(
+            read("nonsense\n1A=x\nA B=x\n=x\nOK=1"),
+            pairs(&[("OK", "1")])
+        );
     }
 
     proptest::proptest! {

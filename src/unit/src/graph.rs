@@ -84,7 +84,10 @@ pub enum LoadState {
 /// [`Relation`]s seen from both ends; "this … the other".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-#[allow(missing_docs, reason = "each is the relation of the same name or its reverse")]
+#[allow(
+    missing_docs,
+    reason = "each is the relation of the same name or its reverse"
+)]
 pub enum Edge {
     Wants,
     WantedBy,
@@ -200,7 +203,9 @@ impl Graph {
         let mut fresh = VecDeque::new();
         let mut aliases = Vec::new();
         for id in self.ids() {
-            let Some(node) = self.nodes.get_mut(id.index()) else { continue };
+            let Some(node) = self.nodes.get_mut(id.index()) else {
+                continue;
+            };
             node.edges.clear();
             let loaded = source(&node.name);
             let real = loaded.unit.as_ref().map(|u| u.name.clone());
@@ -221,7 +226,12 @@ impl Graph {
         }
     }
 
-    fn ensure(&mut self, name: &UnitName, source: Source<'_>, fresh: &mut VecDeque<UnitId>) -> UnitId {
+    fn ensure(
+        &mut self,
+        name: &UnitName,
+        source: Source<'_>,
+        fresh: &mut VecDeque<UnitId>,
+    ) -> UnitId {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
@@ -230,7 +240,10 @@ impl Graph {
         } else {
             Loaded::refused(name, format!("more than {MAX_UNITS} units"))
         };
-        let real = loaded.unit.as_ref().map_or_else(|| name.clone(), |u| u.name.clone());
+        let real = loaded
+            .unit
+            .as_ref()
+            .map_or_else(|| name.clone(), |u| u.name.clone());
         if real != *name
             && let Some(id) = self.by_name.get(&real)
         {
@@ -239,9 +252,18 @@ impl Graph {
             return id;
         }
         let id = UnitId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
-        let aliases = loaded.unit.as_ref().map(|u| u.aliases.clone()).unwrap_or_default();
+        let aliases = loaded
+            .unit
+            .as_ref()
+            .map(|u| u.aliases.clone())
+            .unwrap_or_default();
         let load = load_state(loaded, &mut self.problems);
-        self.nodes.push(Node { name: real.clone(), load, state: ActiveState::Inactive, edges: Vec::new() });
+        self.nodes.push(Node {
+            name: real.clone(),
+            load,
+            state: ActiveState::Inactive,
+            edges: Vec::new(),
+        });
         for alias in aliases {
             self.by_name.entry(alias).or_insert(id);
         }
@@ -254,7 +276,9 @@ impl Graph {
     fn connect_all(&mut self, mut fresh: VecDeque<UnitId>, source: Source<'_>) {
         let mut targets = Vec::new();
         while let Some(id) = fresh.pop_front() {
-            let Some(unit) = self.unit(id).cloned() else { continue };
+            let Some(unit) = self.unit(id).cloned() else {
+                continue;
+            };
             if unit.default_dependencies && unit.kind == Kind::Target {
                 targets.push(id);
             }
@@ -279,11 +303,18 @@ impl Graph {
         let members: Vec<UnitId> = self
             .edges(target)
             .iter()
-            .filter(|(edge, _)| matches!(edge, Edge::Wants | Edge::Requires | Edge::Requisite | Edge::BindsTo))
+            .filter(|(edge, _)| {
+                matches!(
+                    edge,
+                    Edge::Wants | Edge::Requires | Edge::Requisite | Edge::BindsTo
+                )
+            })
             .map(|(_, other)| *other)
             .collect();
         for member in members {
-            let willing = self.unit(member).is_some_and(|unit| unit.default_dependencies);
+            let willing = self
+                .unit(member)
+                .is_some_and(|unit| unit.default_dependencies);
             if willing && ordered.insert(member) {
                 self.connect(target, Relation::After, member);
             }
@@ -307,7 +338,9 @@ impl Graph {
     #[must_use]
     pub fn name(&self, id: UnitId) -> &UnitName {
         static UNKNOWN: std::sync::LazyLock<UnitName> = std::sync::LazyLock::new(UnitName::unknown);
-        self.nodes.get(id.index()).map_or(&UNKNOWN, |node| &node.name)
+        self.nodes
+            .get(id.index())
+            .map_or(&UNKNOWN, |node| &node.name)
     }
 
     /// The unit, if its files are good.
@@ -322,13 +355,17 @@ impl Graph {
     /// What became of the unit's files.
     #[must_use]
     pub fn load_state(&self, id: UnitId) -> &LoadState {
-        self.nodes.get(id.index()).map_or(&LoadState::NotFound, |node| &node.load)
+        self.nodes
+            .get(id.index())
+            .map_or(&LoadState::NotFound, |node| &node.load)
     }
 
     /// What the supervisor said last.
     #[must_use]
     pub fn state(&self, id: UnitId) -> ActiveState {
-        self.nodes.get(id.index()).map_or(ActiveState::Inactive, |node| node.state)
+        self.nodes
+            .get(id.index())
+            .map_or(ActiveState::Inactive, |node| node.state)
     }
 
     /// Notes what a unit is doing now. To be called before [`crate::Jobs::finished`] for the same change.

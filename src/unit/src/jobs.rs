@@ -216,10 +216,19 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reported(text) => f.write_str(text),
-            Self::Dependency { unit, result: Some(result) } => {
-                write!(f, "it needs {unit}, whose job ended with: {}", result.as_str())
+            Self::Dependency {
+                unit,
+                result: Some(result),
+            } => {
+                write!(
+                    f,
+                    "it needs {unit}, whose job ended with: {}",
+                    result.as_str()
+                )
             }
-            Self::Dependency { unit, result: None } => write!(f, "it needs {unit}, which cannot be started"),
+            Self::Dependency { unit, result: None } => {
+                write!(f, "it needs {unit}, which cannot be started")
+            }
             Self::NotActive(unit) => write!(f, "{unit} is not active"),
             Self::Replaced(kind) => write!(f, "a {} of the unit took its place", kind.as_str()),
             Self::Canceled => f.write_str("cancelled on request"),
@@ -344,7 +353,11 @@ impl Jobs {
     }
 
     /// The units that a waiting job waits for, for a status line.
-    pub fn waits_for<'a>(&'a self, graph: &'a Graph, unit: UnitId) -> impl Iterator<Item = UnitId> + 'a {
+    pub fn waits_for<'a>(
+        &'a self,
+        graph: &'a Graph,
+        unit: UnitId,
+    ) -> impl Iterator<Item = UnitId> + 'a {
         let job = self.job_of(unit).filter(|job| !job.running);
         graph
             .edges(unit)
@@ -368,8 +381,11 @@ impl Jobs {
         mode: Mode,
     ) -> Result<JobId, TransactionError> {
         let plan = transaction::plan(self, graph, request, unit, mode)?;
-        self.events
-            .extend(plan.left_out.into_iter().map(|(unit, cause)| Event::LeftOut { unit, cause }));
+        self.events.extend(
+            plan.left_out
+                .into_iter()
+                .map(|(unit, cause)| Event::LeftOut { unit, cause }),
+        );
         let mut anchor = JobId(self.last_id);
         for (planned, kind) in plan.jobs {
             let id = self.install(graph, planned, kind, mode);
@@ -420,7 +436,9 @@ impl Jobs {
                 return None;
             }
             JobKind::Start => {
-                if !job.ignore_order && let Some(missing) = missing_requirement(graph, unit) {
+                if !job.ignore_order
+                    && let Some(missing) = missing_requirement(graph, unit)
+                {
                     let cause = Cause::NotActive(graph.name(missing).clone());
                     self.end_start(graph, unit, JobResult::Dependency, Some(cause));
                     return None;
@@ -448,13 +466,21 @@ impl Jobs {
             job.running = true;
             self.running = self.running.saturating_add(1);
         }
-        Some(Run { job: id, unit, action })
+        Some(Run {
+            job: id,
+            unit,
+            action,
+        })
     }
 
     /// Takes note that a step has ended. Jobs that waited for it become runnable, or end because they needed it.
     pub fn finished(&mut self, graph: &Graph, job: JobId, outcome: Outcome) {
-        let Some(unit) = self.units.get(&job).copied() else { return };
-        let Some(job) = self.job_of(unit).filter(|job| job.running) else { return };
+        let Some(unit) = self.units.get(&job).copied() else {
+            return;
+        };
+        let Some(job) = self.job_of(unit).filter(|job| job.running) else {
+            return;
+        };
         let kind = job.kind;
         if kind == JobKind::Restart && outcome == Outcome::Done {
             self.change_kind(graph, unit, JobKind::Start);
@@ -477,7 +503,12 @@ impl Jobs {
     pub fn gone_by_itself(&mut self, graph: &Graph, unit: UnitId) {
         let bound: Vec<UnitId> = graph
             .related(unit, Edge::BoundBy)
-            .filter(|other| !matches!(graph.state(*other), ActiveState::Inactive | ActiveState::Failed))
+            .filter(|other| {
+                !matches!(
+                    graph.state(*other),
+                    ActiveState::Inactive | ActiveState::Failed
+                )
+            })
             .collect();
         for other in bound {
             if let Err(error) = self.request(graph, Request::Stop, other, Mode::Replace) {
@@ -489,9 +520,13 @@ impl Jobs {
 
     /// Ends a job on request; what needs it ends as well. The supervisor gives up a step that was running.
     pub fn cancel(&mut self, graph: &Graph, job: JobId) -> bool {
-        let Some(unit) = self.units.get(&job).copied() else { return false };
+        let Some(unit) = self.units.get(&job).copied() else {
+            return false;
+        };
         match self.job_of(unit).map(|job| job.kind) {
-            Some(JobKind::Start) => self.end_start(graph, unit, JobResult::Canceled, Some(Cause::Canceled)),
+            Some(JobKind::Start) => {
+                self.end_start(graph, unit, JobResult::Canceled, Some(Cause::Canceled))
+            }
             Some(_) => self.end(graph, unit, JobResult::Canceled, Some(Cause::Canceled)),
             None => return false,
         }
@@ -528,12 +563,21 @@ impl Jobs {
                         self.change_kind(graph, unit, merged);
                     }
                     if let Some(job) = self.slot(unit) {
-                        job.requested = if kind == JobKind::Restart { kind } else { job.requested };
+                        job.requested = if kind == JobKind::Restart {
+                            kind
+                        } else {
+                            job.requested
+                        };
                         job.irreversible |= mode == Mode::ReplaceIrreversibly;
                     }
                     return id;
                 }
-                None => self.end(graph, unit, JobResult::Canceled, Some(Cause::Replaced(kind))),
+                None => self.end(
+                    graph,
+                    unit,
+                    JobResult::Canceled,
+                    Some(Cause::Replaced(kind)),
+                ),
             }
         }
         self.last_id = self.last_id.saturating_add(1);
@@ -549,7 +593,8 @@ impl Jobs {
             blockers: 0,
         };
         if self.slots.len() <= unit.index() {
-            self.slots.resize_with(unit.index().saturating_add(1), || None);
+            self.slots
+                .resize_with(unit.index().saturating_add(1), || None);
         }
         if let Some(slot) = self.slots.get_mut(unit.index()) {
             *slot = Some(job);
@@ -564,7 +609,9 @@ impl Jobs {
     ///
     /// Of two jobs on ordered units, one that goes down is always first; two that go down run in reverse order.
     fn blocks(&self, job: &Job, edge: Edge, other: UnitId) -> bool {
-        let Some(theirs) = self.job_of(other) else { return false };
+        let Some(theirs) = self.job_of(other) else {
+            return false;
+        };
         must_wait(job, edge, theirs)
     }
 
@@ -587,14 +634,18 @@ impl Jobs {
 
     /// Adds (or takes away) the weight of a unit's job in the counts of those that wait for it.
     fn press_neighbours(&mut self, graph: &Graph, unit: UnitId, add: bool) {
-        let Some(mine) = self.job_of(unit).cloned() else { return };
+        let Some(mine) = self.job_of(unit).cloned() else {
+            return;
+        };
         for (edge, other) in graph.edges(unit) {
             let seen_from_there = match edge {
                 Edge::After => Edge::Before,
                 Edge::Before => Edge::After,
                 _ => continue,
             };
-            let Some(theirs) = self.slot(*other) else { continue };
+            let Some(theirs) = self.slot(*other) else {
+                continue;
+            };
             if !must_wait(theirs, seen_from_there, &mine) {
                 continue;
             }
@@ -625,12 +676,20 @@ impl Jobs {
 
     fn end(&mut self, graph: &Graph, unit: UnitId, result: JobResult, cause: Option<Cause>) {
         self.press_neighbours(graph, unit, false);
-        let Some(job) = self.slots.get_mut(unit.index()).and_then(Option::take) else { return };
+        let Some(job) = self.slots.get_mut(unit.index()).and_then(Option::take) else {
+            return;
+        };
         if job.running {
             self.running = self.running.saturating_sub(1);
         }
         self.units.remove(&job.id);
-        self.events.push_back(Event::Ended { job: job.id, unit, kind: job.requested, result, cause });
+        self.events.push_back(Event::Ended {
+            job: job.id,
+            unit,
+            kind: job.requested,
+            result,
+            cause,
+        });
     }
 
     /// Ends a start, and the starts of all that need the unit where it did not come up.
@@ -659,7 +718,10 @@ impl Jobs {
                 if !waits || (result == JobResult::Skipped && !ordered()) {
                     continue;
                 }
-                let cause = Cause::Dependency { unit: graph.name(unit).clone(), result: Some(result) };
+                let cause = Cause::Dependency {
+                    unit: graph.name(unit).clone(),
+                    result: Some(result),
+                };
                 self.end(graph, other, JobResult::Dependency, Some(cause));
                 down.push_back((other, JobResult::Dependency));
             }

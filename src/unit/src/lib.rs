@@ -60,13 +60,17 @@ pub use command::{Command, CommandFlags, Variables};
 pub use condition::{Condition, Conditions, Test};
 pub use environment::parse_environment_file;
 pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
-pub use jobs::{Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run, TransactionError};
+pub use jobs::{
+    Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run,
+    TransactionError,
+};
 pub use load::{Loaded, Loader, load};
 pub use name::{NameError, UnitName, UnitType, escape, escape_path, unescape, unescape_path};
 pub use problem::{Position, Problem, Severity};
 pub use service::{
-    ContainerOrigin, CpuWeight, Directories, EnvironmentFile, ExitStatusSet, Input, KillMode, NotifyAccess, OomPolicy, Output,
-    Preserve, ProcessEnd, ResourceLimit, Resources, Restart, Service, ServiceResult, ServiceType, WorkingDirectory,
+    ContainerOrigin, CpuWeight, Directories, EnvironmentFile, ExitStatusSet, Input, KillMode,
+    NotifyAccess, OomPolicy, Output, Preserve, ProcessEnd, ResourceLimit, Resources, Restart,
+    Service, ServiceResult, ServiceType, WorkingDirectory,
 };
 pub use specifier::SpecifierContext;
 pub use store::{Entry, EntryKind, MemoryStore, UnitStore};

@@ -37,8 +37,17 @@ impl Loaded {
     /// Not loaded, for a reason that lies in no file.
     pub(crate) fn refused(name: &UnitName, reason: String) -> Self {
         let mut problems = Problems::default();
-        problems.push(&name.as_str().into(), Position::default(), Severity::Error, reason);
-        Self { unit: None, problems: problems.into_list(), masked: false }
+        problems.push(
+            &name.as_str().into(),
+            Position::default(),
+            Severity::Error,
+            reason,
+        );
+        Self {
+            unit: None,
+            problems: problems.into_list(),
+            masked: false,
+        }
     }
 }
 
@@ -67,7 +76,10 @@ impl<'a, S: UnitStore> Loader<'a, S> {
     /// Lists `directories`, highest precedence first. `.container` files may lie in any of them.
     pub fn new(directories: &[&str], store: &'a S, context: &'a SpecifierContext) -> Self {
         let mut loader = Self {
-            directories: directories.iter().map(|&d| d.trim_end_matches('/').to_owned()).collect(),
+            directories: directories
+                .iter()
+                .map(|&d| d.trim_end_matches('/').to_owned())
+                .collect(),
             store,
             context,
             places: HashMap::new(),
@@ -79,17 +91,27 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             for entry in store.list(directory) {
                 if entry.kind == EntryKind::Link {
                     let target = store.link_target(&format!("{directory}/{}", entry.name));
-                    let real = target.as_deref().and_then(|target| target.rsplit('/').next());
+                    let real = target
+                        .as_deref()
+                        .and_then(|target| target.rsplit('/').next());
                     if let (Some(real), Ok(alias)) = (real, UnitName::parse(&entry.name))
                         && real != entry.name
                     {
-                        loader.aliases.entry(real.to_owned()).or_default().push(alias);
+                        loader
+                            .aliases
+                            .entry(real.to_owned())
+                            .or_default()
+                            .push(alias);
                     }
                 }
                 if entry.name.ends_with(".container") && entry.kind != EntryKind::Directory {
                     containers.push(entry.name.clone());
                 }
-                loader.places.entry(entry.name).or_default().push((index, entry.kind));
+                loader
+                    .places
+                    .entry(entry.name)
+                    .or_default()
+                    .push((index, entry.kind));
             }
         }
         containers.sort_unstable();
@@ -127,9 +149,14 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             }
             let target = self.store.link_target(&fragment.path).unwrap_or_default();
             if target == "/dev/null" {
-                return Loaded { masked: true, ..Loaded::default() };
+                return Loaded {
+                    masked: true,
+                    ..Loaded::default()
+                };
             }
-            let Some(real) = alias_of(&name, &target) else { break Some(fragment) };
+            let Some(real) = alias_of(&name, &target) else {
+                break Some(fragment);
+            };
             hops = hops.saturating_add(1);
             if hops > MAX_ALIASES {
                 return Loaded::refused(&name, "its links lead in a circle".to_owned());
@@ -149,23 +176,47 @@ impl<'a, S: UnitStore> Loader<'a, S> {
         };
         let path: Arc<str> = fragment.path.as_str().into();
         let Some(text) = self.store.read(&fragment.path) else {
-            problems.push(&path, Position::default(), Severity::Error, "cannot be read");
-            return Loaded { problems: problems.into_list(), ..Loaded::default() };
+            problems.push(
+                &path,
+                Position::default(),
+                Severity::Error,
+                "cannot be read",
+            );
+            return Loaded {
+                problems: problems.into_list(),
+                ..Loaded::default()
+            };
         };
         if text.is_empty() {
-            return Loaded { masked: true, ..Loaded::default() };
+            return Loaded {
+                masked: true,
+                ..Loaded::default()
+            };
         }
         self.read(&name, Some(&fragment), &text, problems)
     }
 
-    fn read(&self, name: &UnitName, fragment: Option<&Fragment>, text: &str, mut problems: Problems) -> Loaded {
+    fn read(
+        &self,
+        name: &UnitName,
+        fragment: Option<&Fragment>,
+        text: &str,
+        mut problems: Problems,
+    ) -> Loaded {
         let path: Arc<str> = fragment.map_or(BUILT_IN, |f| f.path.as_str()).into();
         if !matches!(name.kind(), UnitType::Service | UnitType::Target) {
             let message = format!("{} units are not supported", name.kind().suffix());
             problems.push(&path, Position::default(), Severity::Error, message);
-            return Loaded { problems: problems.into_list(), ..Loaded::default() };
+            return Loaded {
+                problems: problems.into_list(),
+                ..Loaded::default()
+            };
         }
-        let expander = Expander { name, fragment: fragment.map_or("", |f| f.path.as_str()), context: self.context };
+        let expander = Expander {
+            name,
+            fragment: fragment.map_or("", |f| f.path.as_str()),
+            context: self.context,
+        };
         let mut draft = Draft::default();
         let mut drop_ins = Vec::new();
         let container = fragment.is_some_and(|f| f.container);
@@ -174,16 +225,47 @@ impl<'a, S: UnitStore> Loader<'a, S> {
         }
         apply_file(&mut draft, expander, &path, text, &mut problems);
         if container {
-            self.apply_drop_ins(&mut draft, expander, "container", &mut drop_ins, &mut problems);
+            self.apply_drop_ins(
+                &mut draft,
+                expander,
+                "container",
+                &mut drop_ins,
+                &mut problems,
+            );
             if let Some(container) = draft.container.take() {
-                container.finish(&mut draft, &mut Reading { path: &path, expander, problems: &mut problems });
+                container.finish(
+                    &mut draft,
+                    &mut Reading {
+                        path: &path,
+                        expander,
+                        problems: &mut problems,
+                    },
+                );
             }
         }
-        self.apply_drop_ins(&mut draft, expander, name.kind().suffix(), &mut drop_ins, &mut problems);
+        self.apply_drop_ins(
+            &mut draft,
+            expander,
+            name.kind().suffix(),
+            &mut drop_ins,
+            &mut problems,
+        );
         self.add_linked(&mut draft, name, &mut problems);
-        let unit = finish(draft, name, fragment, drop_ins, self.names_of(name), &path, &mut problems);
+        let unit = finish(
+            draft,
+            name,
+            fragment,
+            drop_ins,
+            self.names_of(name),
+            &path,
+            &mut problems,
+        );
         let failed = problems.failed();
-        Loaded { unit: unit.filter(|_| !failed), problems: problems.into_list(), masked: false }
+        Loaded {
+            unit: unit.filter(|_| !failed),
+            problems: problems.into_list(),
+            masked: false,
+        }
     }
 
     /// The other names under which a unit can be found.
@@ -204,9 +286,17 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             match (own, container) {
                 (own, Some((index, kind))) if own.is_none_or(|(i, _)| index < i) => {
                     let path = self.path(index, &format!("{}.container", name.stem()))?;
-                    Some(Fragment { path, kind, container: true })
+                    Some(Fragment {
+                        path,
+                        kind,
+                        container: true,
+                    })
                 }
-                (Some((index, kind)), _) => Some(Fragment { path: self.path(index, name.as_str())?, kind, container: false }),
+                (Some((index, kind)), _) => Some(Fragment {
+                    path: self.path(index, name.as_str())?,
+                    kind,
+                    container: false,
+                }),
                 (None, _) => None,
             }
         })
@@ -214,7 +304,11 @@ impl<'a, S: UnitStore> Loader<'a, S> {
 
     /// Where a file of that name has the highest precedence.
     fn place(&self, file: &str) -> Option<(usize, EntryKind)> {
-        self.places.get(file)?.iter().copied().find(|(_, kind)| *kind != EntryKind::Directory)
+        self.places
+            .get(file)?
+            .iter()
+            .copied()
+            .find(|(_, kind)| *kind != EntryKind::Directory)
     }
 
     fn path(&self, index: usize, file: &str) -> Option<String> {
@@ -254,7 +348,10 @@ impl<'a, S: UnitStore> Loader<'a, S> {
         }
         let mut exact: Vec<(usize, usize, String)> = Vec::new();
         for (level, directory) in levels.iter().enumerate() {
-            exact.extend(self.subdirectories(directory).map(|(index, path)| (index, level, path)));
+            exact.extend(
+                self.subdirectories(directory)
+                    .map(|(index, path)| (index, level, path)),
+            );
         }
         exact.sort_unstable();
         let whole_type = format!("{suffix}.d");
@@ -284,7 +381,11 @@ impl<'a, S: UnitStore> Loader<'a, S> {
     ) {
         for file in self.drop_ins(expander.name, suffix) {
             let path: Arc<str> = file.as_str().into();
-            let masked = || self.store.link_target(&file).is_some_and(|target| target == "/dev/null");
+            let masked = || {
+                self.store
+                    .link_target(&file)
+                    .is_some_and(|target| target == "/dev/null")
+            };
             match self.store.read(&file) {
                 Some(text) if text.is_empty() => {}
                 Some(text) => {
@@ -292,7 +393,12 @@ impl<'a, S: UnitStore> Loader<'a, S> {
                     applied.push(file);
                 }
                 None if masked() => {}
-                None => problems.push(&path, Position::default(), Severity::Warning, "cannot be read, ignored"),
+                None => problems.push(
+                    &path,
+                    Position::default(),
+                    Severity::Warning,
+                    "cannot be read, ignored",
+                ),
             }
         }
     }
@@ -301,14 +407,20 @@ impl<'a, S: UnitStore> Loader<'a, S> {
     fn add_linked(&self, draft: &mut Draft, name: &UnitName, problems: &mut Problems) {
         let template = name.template();
         let aliases = self.names_of(name);
-        let names = std::iter::once(name).chain(template.as_ref()).chain(&aliases);
+        let names = std::iter::once(name)
+            .chain(template.as_ref())
+            .chain(&aliases);
         for of in names {
-            for (suffix, relation) in
-                [("wants", Relation::Wants), ("requires", Relation::Requires), ("upholds", Relation::Upholds)]
-            {
+            for (suffix, relation) in [
+                ("wants", Relation::Wants),
+                ("requires", Relation::Requires),
+                ("upholds", Relation::Upholds),
+            ] {
                 self.add_linked_as(draft, name, &format!("{of}.{suffix}"), relation, problems);
             }
-            draft.dependencies.extend(self.installed.get(of).into_iter().flatten().cloned());
+            draft
+                .dependencies
+                .extend(self.installed.get(of).into_iter().flatten().cloned());
         }
     }
 
@@ -328,7 +440,11 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             }
         }
         for (entry, link) in seen {
-            if self.store.link_target(&link).is_some_and(|target| target == "/dev/null") {
+            if self
+                .store
+                .link_target(&link)
+                .is_some_and(|target| target == "/dev/null")
+            {
                 continue;
             }
             match UnitName::parse(&entry) {
@@ -341,7 +457,12 @@ impl<'a, S: UnitStore> Loader<'a, S> {
                     "a template cannot be started, ignored",
                 ),
                 Err(error) => {
-                    problems.push(&link.as_str().into(), Position::default(), Severity::Warning, format!("{error}, ignored"));
+                    problems.push(
+                        &link.as_str().into(),
+                        Position::default(),
+                        Severity::Warning,
+                        format!("{error}, ignored"),
+                    );
                 }
             }
         }
@@ -349,17 +470,36 @@ impl<'a, S: UnitStore> Loader<'a, S> {
 
     /// Reads who wants a `.container` file: no command enables those, their `[Install]` always holds.
     fn install_container(&mut self, file: &str) {
-        let Ok(name) = UnitName::parse(file) else { return };
-        let Some(fragment) = self.fragment(&name).filter(|f| f.container) else { return };
+        let Ok(name) = UnitName::parse(file) else {
+            return;
+        };
+        let Some(fragment) = self.fragment(&name).filter(|f| f.container) else {
+            return;
+        };
         let mut draft = Draft::default();
         let mut problems = Problems::default();
-        let expander = Expander { name: &name, fragment: &fragment.path, context: self.context };
-        for path in std::iter::once(fragment.path.clone()).chain(self.drop_ins(&name, "container")) {
-            let Some(text) = self.store.read(&path).filter(|text| text.len() <= MAX_FILE_BYTES) else { continue };
+        let expander = Expander {
+            name: &name,
+            fragment: &fragment.path,
+            context: self.context,
+        };
+        for path in std::iter::once(fragment.path.clone()).chain(self.drop_ins(&name, "container"))
+        {
+            let Some(text) = self
+                .store
+                .read(&path)
+                .filter(|text| text.len() <= MAX_FILE_BYTES)
+            else {
+                continue;
+            };
             let path: Arc<str> = path.into();
             let mut assignments = syntax::parse(&path, &text, &mut problems);
             assignments.retain(|a| quadlet::is_install_key(a.section, &a.key));
-            let mut reading = Reading { path: &path, expander, problems: &mut problems };
+            let mut reading = Reading {
+                path: &path,
+                expander,
+                problems: &mut problems,
+            };
             directive::apply(&mut draft, &assignments, &mut reading);
         }
         let install = draft.install;
@@ -377,7 +517,10 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             (install.upheld_by, Relation::Upholds),
         ] {
             for unit in units {
-                self.installed.entry(unit).or_default().push(Dependency { relation, on: on.clone() });
+                self.installed.entry(unit).or_default().push(Dependency {
+                    relation,
+                    on: on.clone(),
+                });
             }
         }
     }
@@ -398,14 +541,28 @@ fn alias_of(name: &UnitName, target: &str) -> Option<UnitName> {
     }
 }
 
-fn apply_file(draft: &mut Draft, expander: Expander<'_>, path: &Arc<str>, text: &str, problems: &mut Problems) {
+fn apply_file(
+    draft: &mut Draft,
+    expander: Expander<'_>,
+    path: &Arc<str>,
+    text: &str,
+    problems: &mut Problems,
+) {
     if text.len() > MAX_FILE_BYTES {
         let message = format!("is larger than {MAX_FILE_BYTES} bytes");
         problems.push(path, Position::default(), Severity::Error, message);
         return;
     }
     let assignments = syntax::parse(path, text, problems);
-    directive::apply(draft, &assignments, &mut Reading { path, expander, problems });
+    directive::apply(
+        draft,
+        &assignments,
+        &mut Reading {
+            path,
+            expander,
+            problems,
+        },
+    );
 }
 
 /// Checks the whole and fills in what depends on several directives.
@@ -438,7 +595,11 @@ fn finish(
     Some(Unit {
         name: name.clone(),
         aliases,
-        description: if draft.description.is_empty() { name.as_str().to_owned() } else { draft.description },
+        description: if draft.description.is_empty() {
+            name.as_str().to_owned()
+        } else {
+            draft.description
+        },
         documentation: draft.documentation,
         fragment: fragment.map(|f| f.path.clone()),
         drop_ins,
@@ -464,15 +625,25 @@ fn finish(
 /// `DefaultDependencies=yes` (`systemd.service(5)`, `systemd.target(5)`, "Default Dependencies").
 fn add_default_dependencies(dependencies: &mut Vec<Dependency>, name: &UnitName) {
     let early: &[(Relation, &str)] = match name.kind() {
-        UnitType::Service => {
-            &[(Relation::Requires, "sysinit.target"), (Relation::After, "sysinit.target"), (Relation::After, "basic.target")]
-        }
+        UnitType::Service => &[
+            (Relation::Requires, "sysinit.target"),
+            (Relation::After, "sysinit.target"),
+            (Relation::After, "basic.target"),
+        ],
         _ => &[],
     };
-    let late = &[(Relation::Conflicts, "shutdown.target"), (Relation::Before, "shutdown.target")];
+    let late = &[
+        (Relation::Conflicts, "shutdown.target"),
+        (Relation::Before, "shutdown.target"),
+    ];
     for (relation, on) in early.iter().chain(late) {
-        if name.as_str() != *on && let Ok(on) = UnitName::parse(on) {
-            dependencies.push(Dependency { relation: *relation, on });
+        if name.as_str() != *on
+            && let Ok(on) = UnitName::parse(on)
+        {
+            dependencies.push(Dependency {
+                relation: *relation,
+                on,
+            });
         }
     }
 }
@@ -487,7 +658,10 @@ fn complete(service: &mut Service, written: &directive::Written) -> Result<(), S
     };
     let oneshot = service.service_type == ServiceType::Oneshot;
     if without_start && !(oneshot && service.remain_after_exit && !service.exec_stop.is_empty()) {
-        return Err("no ExecStart=; that is only possible with RemainAfterExit=yes and ExecStop=".to_owned());
+        return Err(
+            "no ExecStart=; that is only possible with RemainAfterExit=yes and ExecStop="
+                .to_owned(),
+        );
     }
     if !oneshot && service.exec_start.len() > 1 {
         return Err("more than one ExecStart=; that is only possible with Type=oneshot".to_owned());
@@ -505,9 +679,14 @@ fn complete(service: &mut Service, written: &directive::Written) -> Result<(), S
     }
     service.runtime_max = written.runtime_max.and_then(Span::timeout);
     service.watchdog = written.watchdog.and_then(Span::timeout);
-    let notifies = matches!(service.service_type, ServiceType::Notify | ServiceType::NotifyReload);
+    let notifies = matches!(
+        service.service_type,
+        ServiceType::Notify | ServiceType::NotifyReload
+    );
     service.notify_access = match written.notify_access {
-        None | Some(NotifyAccess::None) if notifies || service.watchdog.is_some() => NotifyAccess::Main,
+        None | Some(NotifyAccess::None) if notifies || service.watchdog.is_some() => {
+            NotifyAccess::Main
+        }
         access => access.unwrap_or_default(),
     };
     service.kill_mode = written.kill_mode.unwrap_or_default();
@@ -519,6 +698,11 @@ fn complete(service: &mut Service, written: &directive::Written) -> Result<(), S
 }
 
 /// Loads one unit; see [`Loader`] for loading several.
-pub fn load<S: UnitStore>(name: &UnitName, directories: &[&str], store: &S, context: &SpecifierContext) -> Loaded {
+pub fn load<S: UnitStore>(
+    name: &UnitName,
+    directories: &[&str],
+    store: &S,
+    context: &SpecifierContext,
+) -> Loaded {
     Loader::new(directories, store, context).load(name)
 }

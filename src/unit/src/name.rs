@@ -104,7 +104,9 @@ impl UnitName {
         let Some(kind) = UnitType::from_suffix(suffix) else {
             return Err(NameError::Suffix(text.to_owned()));
         };
-        let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@');
+        let valid = |b: u8| {
+            b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@')
+        };
         if stem.is_empty() || stem.starts_with('@') || !stem.bytes().all(valid) {
             return Err(NameError::Character(text.to_owned()));
         }
@@ -175,7 +177,11 @@ impl UnitName {
     /// # Errors
     /// When the instance holds what a name cannot, or the name gets too long.
     pub fn with_instance(&self, instance: &str) -> Result<Self, NameError> {
-        Self::parse(&format!("{}@{instance}.{}", self.prefix(), self.kind().suffix()))
+        Self::parse(&format!(
+            "{}@{instance}.{}",
+            self.prefix(),
+            self.kind().suffix()
+        ))
     }
 }
 
@@ -294,7 +300,16 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_the_directory_are_refused() {
-        for bad in ["../x.service", "a/b.service", ".service", "@x.service", "x", "x.unit", "x y.service", ""] {
+        for bad in [
+            "../x.service",
+            "a/b.service",
+            ".service",
+            "@x.service",
+            "x",
+            "x.unit",
+            "x y.service",
+            "",
+        ] {
             assert!(UnitName::parse(bad).is_err(), "{bad}");
         }
         assert!(UnitName::parse(&format!("{}.service", "a".repeat(248))).is_err());
@@ -303,7 +318,10 @@ mod tests {
 
     #[test]
     fn a_container_file_names_its_service() {
-        assert_eq!(UnitName::parse("web.container").unwrap().as_str(), "web.service");
+        assert_eq!(
+            UnitName::parse("web.container").unwrap().as_str(),
+            "web.service"
+        );
     }
 
     #[test]

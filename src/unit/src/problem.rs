@@ -64,7 +64,13 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn push(&mut self, path: &Arc<str>, at: Position, severity: Severity, message: impl Into<String>) {
+    pub(crate) fn push(
+        &mut self,
+        path: &Arc<str>,
+        at: Position,
+        severity: Severity,
+        message: impl Into<String>,
+    ) {
         let first_error = severity == Severity::Error && !self.failed;
         self.failed |= severity == Severity::Error;
         if self.list.len() >= MAX_PROBLEMS && !first_error {

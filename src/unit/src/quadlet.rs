@@ -61,7 +61,10 @@ const FORMS: &[(&str, Form)] = &[
     ("Mount", Form::Each("--mount")),
     ("Network", Form::Each("--network")),
     ("NetworkAlias", Form::Each("--network-alias")),
-    ("NoNewPrivileges", Form::Flag("--security-opt=no-new-privileges")),
+    (
+        "NoNewPrivileges",
+        Form::Flag("--security-opt=no-new-privileges"),
+    ),
     ("Notify", Form::Text),
     ("PidsLimit", Form::Last("--pids-limit")),
     ("PodmanArgs", Form::List),
@@ -176,7 +179,11 @@ impl ContainerDraft {
     /// Takes in one assignment.
     pub(crate) fn apply(&mut self, a: &Assignment<'_>, reading: &mut Reading<'_>) {
         let Some((slot, form)) = self.slot(&a.key) else {
-            return match UNSUPPORTED.binary_search_by(|row| row.name.cmp(&a.key)).ok().and_then(|i| UNSUPPORTED.get(i)) {
+            return match UNSUPPORTED
+                .binary_search_by(|row| row.name.cmp(&a.key))
+                .ok()
+                .and_then(|i| UNSUPPORTED.get(i))
+            {
                 Some(row) => unsupported(row.effect, a, reading),
                 None => {
                     let what = format!("unknown key {} in section [Container], ignored", a.key);
@@ -192,16 +199,30 @@ impl ContainerDraft {
         match form {
             Form::Words(_) | Form::List => {
                 let words = reading.words(a, Severity::Error).unwrap_or_default();
-                slot.extend(words.into_iter().map(|Word { text, offset, .. }| Given { text, at: a.value.position(offset) }));
+                slot.extend(words.into_iter().map(|Word { text, offset, .. }| Given {
+                    text,
+                    at: a.value.position(offset),
+                }));
             }
-            Form::Each(_) => slot.extend(reading.text(a, Severity::Error).map(|text| Given { text: text.into_owned(), at })),
+            Form::Each(_) => slot.extend(reading.text(a, Severity::Error).map(|text| Given {
+                text: text.into_owned(),
+                at,
+            })),
             Form::Last(_) | Form::Text => {
                 if let Some(text) = reading.text(a, Severity::Error) {
-                    *slot = vec![Given { text: text.into_owned(), at }];
+                    *slot = vec![Given {
+                        text: text.into_owned(),
+                        at,
+                    }];
                 }
             }
             Form::Flag(_) | Form::Switch => match parse_bool(&a.value.text) {
-                Some(yes) => *slot = vec![Given { text: if yes { "yes" } else { "" }.to_owned(), at }],
+                Some(yes) => {
+                    *slot = vec![Given {
+                        text: if yes { "yes" } else { "" }.to_owned(),
+                        at,
+                    }]
+                }
                 None => reading.refuse(a, 0, &format!("{:?} is not a boolean", a.value.text)),
             },
         }
@@ -223,22 +244,44 @@ impl ContainerDraft {
     pub(crate) fn finish(self, draft: &mut Draft, reading: &mut Reading<'_>) {
         let unit = reading.expander.name;
         let fragment = reading.expander.fragment;
-        let directory = fragment.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let directory = fragment
+            .rsplit_once('/')
+            .map_or("", |(directory, _)| directory);
         let fail = |reading: &mut Reading<'_>, at: Position, message: String| {
             reading.report(at, Severity::Error, message);
         };
         let Some(image) = self.all("Image").last() else {
-            fail(reading, Position::default(), "no Image= in section [Container]".to_owned());
+            fail(
+                reading,
+                Position::default(),
+                "no Image= in section [Container]".to_owned(),
+            );
             return;
         };
         if image.text.ends_with(".image") || image.text.ends_with(".build") {
-            fail(reading, image.at, format!("Image=: {} files are not supported, name the image itself", image.text));
+            fail(
+                reading,
+                image.at,
+                format!(
+                    "Image=: {} files are not supported, name the image itself",
+                    image.text
+                ),
+            );
         }
-        let name = self.last("ContainerName").map_or_else(|| format!("systemd-{}", unit.stem()), str::to_owned);
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b':' | b'\\')) {
-            fail(reading, Position::default(), format!("ContainerName=: {name:?} is not a valid container name"));
+        let name = self
+            .last("ContainerName")
+            .map_or_else(|| format!("systemd-{}", unit.stem()), str::to_owned);
+        if !name.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@' | b':' | b'\\')
+        }) {
+            fail(
+                reading,
+                Position::default(),
+                format!("ContainerName=: {name:?} is not a valid container name"),
+            );
         }
-        let mut words: Vec<String> = vec!["container".into(), "run".into(), format!("--name={name}")];
+        let mut words: Vec<String> =
+            vec!["container".into(), "run".into(), format!("--name={name}")];
         for ((key, form), given) in FORMS.iter().zip(&self.given) {
             for Given { text, at } in given {
                 let (flag, value) = match form {
@@ -264,7 +307,13 @@ impl ContainerDraft {
                         format!("{directory}/{}", value.strip_prefix("./").unwrap_or(value))
                     }
                     "Network" if value.ends_with(".network") || value.ends_with(".container") => {
-                        fail(reading, *at, format!("Network=: {value}: networks made by other units are not supported"));
+                        fail(
+                            reading,
+                            *at,
+                            format!(
+                                "Network=: {value}: networks made by other units are not supported"
+                            ),
+                        );
                         continue;
                     }
                     _ => value.clone(),
@@ -275,10 +324,18 @@ impl ContainerDraft {
         match (self.last("User"), self.last("Group")) {
             (Some(user), Some(group)) => words.push(format!("--user={user}:{group}")),
             (Some(user), None) => words.push(format!("--user={user}")),
-            (None, Some(_)) => fail(reading, Position::default(), "Group= in section [Container] needs User=".to_owned()),
+            (None, Some(_)) => fail(
+                reading,
+                Position::default(),
+                "Group= in section [Container] needs User=".to_owned(),
+            ),
             (None, None) => {}
         }
-        words.extend(self.all("PodmanArgs").iter().map(|given| given.text.clone()));
+        words.extend(
+            self.all("PodmanArgs")
+                .iter()
+                .map(|given| given.text.clone()),
+        );
         words.push(image.text.clone());
         words.extend(self.all("Exec").iter().map(|given| given.text.clone()));
 
@@ -286,13 +343,21 @@ impl ContainerDraft {
             None | Some((_, Some(false))) => false,
             Some((_, Some(true))) => true,
             Some((text, None)) => {
-                fail(reading, Position::default(), format!("Notify=: {text:?} is not supported, only yes and no"));
+                fail(
+                    reading,
+                    Position::default(),
+                    format!("Notify=: {text:?} is not supported, only yes and no"),
+                );
                 false
             }
         };
         self.stop(draft, reading);
         if draft.written.service_type != Some(ServiceType::Oneshot) {
-            let service_type = if payload_notifies { ServiceType::Notify } else { ServiceType::Container };
+            let service_type = if payload_notifies {
+                ServiceType::Notify
+            } else {
+                ServiceType::Container
+            };
             draft.written.service_type = Some(service_type);
         }
         if payload_notifies {
@@ -301,15 +366,35 @@ impl ContainerDraft {
         draft.written.kill_mode.get_or_insert(KillMode::Mixed);
         draft.written.delegate.get_or_insert(true);
         let service = &mut draft.service;
-        service.syslog_identifier.get_or_insert_with(|| unit.stem().to_owned());
-        service.exec_start.push(orlop(words, CommandFlags::default(), image.at));
+        service
+            .syslog_identifier
+            .get_or_insert_with(|| unit.stem().to_owned());
+        service
+            .exec_start
+            .push(orlop(words, CommandFlags::default(), image.at));
         let cleanup = vec!["container".into(), "cleanup".into(), name.clone()];
-        let flags = CommandFlags { ignore_failure: true, no_expansion: true, ..CommandFlags::default() };
+        let flags = CommandFlags {
+            ignore_failure: true,
+            no_expansion: true,
+            ..CommandFlags::default()
+        };
         service.exec_stop_post.push(orlop(cleanup, flags, image.at));
-        service.container = Some(ContainerOrigin { name, image: image.text.clone(), payload_notifies });
-        if !self.no_network_dependency && let Ok(on) = UnitName::parse("network-online.target") {
-            draft.dependencies.push(Dependency { relation: Relation::Wants, on: on.clone() });
-            draft.dependencies.push(Dependency { relation: Relation::After, on });
+        service.container = Some(ContainerOrigin {
+            name,
+            image: image.text.clone(),
+            payload_notifies,
+        });
+        if !self.no_network_dependency
+            && let Ok(on) = UnitName::parse("network-online.target")
+        {
+            draft.dependencies.push(Dependency {
+                relation: Relation::Wants,
+                on: on.clone(),
+            });
+            draft.dependencies.push(Dependency {
+                relation: Relation::After,
+                on,
+            });
         }
     }
 
@@ -320,14 +405,22 @@ impl ContainerDraft {
                 Some(signal) => {
                     draft.written.kill_signal.get_or_insert(signal);
                 }
-                None => reading.report(*at, Severity::Error, format!("StopSignal=: {text:?} is not a signal")),
+                None => reading.report(
+                    *at,
+                    Severity::Error,
+                    format!("StopSignal=: {text:?} is not a signal"),
+                ),
             }
         }
         let mut timeout = Span::Finite(STOP_TIMEOUT);
         if let Some(Given { text, at }) = self.all("StopTimeout").last() {
             match parse_span(text) {
                 Some(span) => timeout = span,
-                None => reading.report(*at, Severity::Error, format!("StopTimeout=: {text:?} is not a number of seconds")),
+                None => reading.report(
+                    *at,
+                    Severity::Error,
+                    format!("StopTimeout=: {text:?} is not a number of seconds"),
+                ),
             }
         }
         draft.written.timeout_stop.get_or_insert(timeout);
@@ -335,20 +428,32 @@ impl ContainerDraft {
 }
 
 fn orlop(words: Vec<String>, flags: CommandFlags, at: Position) -> Command {
-    Command { program: PROGRAM.to_owned(), argv0: None, words, flags, at }
+    Command {
+        program: PROGRAM.to_owned(),
+        argv0: None,
+        words,
+        flags,
+        at,
+    }
 }
 
 /// A volume with its source made absolute where it is relative to the file.
 fn volume(text: &str, directory: &str) -> Result<String, String> {
     let (source, rest) = text.split_once(':').unwrap_or((text, ""));
     if source.ends_with(".volume") {
-        return Err(format!("Volume=: {source}: .volume files are not supported, name the volume or a path"));
+        return Err(format!(
+            "Volume=: {source}: .volume files are not supported, name the volume or a path"
+        ));
     }
     match source.strip_prefix('.') {
-        Some(relative) if !rest.is_empty() && (relative.is_empty() || relative.starts_with('/')) => {
+        Some(relative)
+            if !rest.is_empty() && (relative.is_empty() || relative.starts_with('/')) =>
+        {
             Ok(format!("{directory}{relative}:{rest}"))
         }
-        Some(relative) if relative.starts_with("./") && !rest.is_empty() => Ok(format!("{directory}/{text}")),
+        Some(relative) if relative.starts_with("./") && !rest.is_empty() => {
+            Ok(format!("{directory}/{text}"))
+        }
         _ => Ok(text.to_owned()),
     }
 }
@@ -361,7 +466,11 @@ fn host_path(volume: &str) -> Option<String> {
 
 /// What [`crate::Loader`] links when a `.container` file says `WantedBy=`.
 pub(crate) fn is_install_key(section: &str, key: &str) -> bool {
-    section == "Install" && matches!(key, "WantedBy" | "RequiredBy" | "UpheldBy" | "DefaultInstance")
+    section == "Install"
+        && matches!(
+            key,
+            "WantedBy" | "RequiredBy" | "UpheldBy" | "DefaultInstance"
+        )
 }
 
 #[cfg(test)]
@@ -370,14 +479,28 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_and_apart() {
-        assert!(UNSUPPORTED.windows(2).all(|pair| pair[0].name < pair[1].name));
-        assert!(UNSUPPORTED.iter().all(|row| FORMS.iter().all(|(name, _)| *name != row.name)));
+        assert!(
+            UNSUPPORTED
+                .windows(2)
+                .all(|pair| pair[0].name < pair[1].name)
+        );
+        assert!(
+            UNSUPPORTED
+                .iter()
+                .all(|row| FORMS.iter().all(|(name, _)| *name != row.name))
+        );
     }
 
     #[test]
     fn relative_volumes_are_relative_to_the_file() {
-        assert_eq!(volume("./data:/data", "/etc/c").unwrap(), "/etc/c/data:/data");
-        assert_eq!(volume("../data:/data:ro", "/etc/c").unwrap(), "/etc/c/../data:/data:ro");
+        assert_eq!(
+            volume("./data:/data", "/etc/c").unwrap(),
+            "/etc/c/data:/data"
+        );
+        assert_eq!(
+            volume("../data:/data:ro", "/etc/c").unwrap(),
+            "/etc/c/../data:/data:ro"
+        );
         assert_eq!(volume("named:/data", "/etc/c").unwrap(), "named:/data");
         assert_eq!(volume("/only/inside", "/etc/c").unwrap(), "/only/inside");
         assert!(volume("db.volume:/data", "/etc/c").is_err());

@@ -241,7 +241,10 @@ pub struct Directories {
 
 impl Default for Directories {
     fn default() -> Self {
-        Self { paths: Vec::new(), mode: 0o755 }
+        Self {
+            paths: Vec::new(),
+            mode: 0o755,
+        }
     }
 }
 
@@ -292,7 +295,9 @@ impl ExitStatusSet {
     pub fn contains(&self, end: ProcessEnd) -> bool {
         match end {
             ProcessEnd::Exited(code) => self.codes.contains(&code),
-            ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => self.signals.contains(&signal),
+            ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => {
+                self.signals.contains(&signal)
+            }
         }
     }
 }
@@ -521,7 +526,11 @@ impl Service {
         let polite = main && self.service_type != ServiceType::Oneshot;
         let clean = match end {
             ProcessEnd::Exited(0) => true,
-            ProcessEnd::Killed(Signal::HUP | Signal::INT | Signal::TERM | Signal::PIPE) if polite => true,
+            ProcessEnd::Killed(Signal::HUP | Signal::INT | Signal::TERM | Signal::PIPE)
+                if polite =>
+            {
+                true
+            }
             _ => main && self.success_exit_status.contains(end),
         };
         match end {
@@ -577,12 +586,21 @@ mod tests {
             (R::StartLimitHit, [false; 6]),
         ];
         for (result, expected) in rows {
-            for (restart, wanted) in [Always, OnSuccess, OnFailure, OnAbnormal, OnAbort, OnWatchdog]
-                .into_iter()
-                .zip(expected)
+            for (restart, wanted) in [
+                Always, OnSuccess, OnFailure, OnAbnormal, OnAbort, OnWatchdog,
+            ]
+            .into_iter()
+            .zip(expected)
             {
-                let service = Service { restart, ..Service::default() };
-                assert_eq!(service.restarts_after(result, None), wanted, "{restart:?} after {result:?}");
+                let service = Service {
+                    restart,
+                    ..Service::default()
+                };
+                assert_eq!(
+                    service.restarts_after(result, None),
+                    wanted,
+                    "{restart:?} after {result:?}"
+                );
             }
         }
     }
@@ -591,26 +609,47 @@ mod tests {
     fn prevent_and_force_lists_override_the_policy() {
         let service = Service {
             restart: Restart::Always,
-            restart_prevent_exit_status: ExitStatusSet { codes: vec![23], signals: vec![] },
+            restart_prevent_exit_status: ExitStatusSet {
+                codes: vec![23],
+                signals: vec![],
+            },
             ..Service::default()
         };
         assert!(!service.restarts_after(ServiceResult::ExitCode, Some(ProcessEnd::Exited(23))));
         assert!(service.restarts_after(ServiceResult::ExitCode, Some(ProcessEnd::Exited(24))));
         let service = Service {
-            restart_force_exit_status: ExitStatusSet { codes: vec![], signals: vec![Signal::TERM] },
+            restart_force_exit_status: ExitStatusSet {
+                codes: vec![],
+                signals: vec![Signal::TERM],
+            },
             ..Service::default()
         };
-        assert!(service.restarts_after(ServiceResult::Success, Some(ProcessEnd::Killed(Signal::TERM))));
+        assert!(service.restarts_after(
+            ServiceResult::Success,
+            Some(ProcessEnd::Killed(Signal::TERM))
+        ));
     }
 
     #[test]
     fn a_polite_signal_is_clean_except_for_oneshot() {
         let mut service = Service::default();
-        assert_eq!(service.judge(ProcessEnd::Killed(Signal::TERM), true), ServiceResult::Success);
+        assert_eq!(
+            service.judge(ProcessEnd::Killed(Signal::TERM), true),
+            ServiceResult::Success
+        );
         service.service_type = ServiceType::Oneshot;
-        assert_eq!(service.judge(ProcessEnd::Killed(Signal::TERM), true), ServiceResult::Signal);
+        assert_eq!(
+            service.judge(ProcessEnd::Killed(Signal::TERM), true),
+            ServiceResult::Signal
+        );
         service.success_exit_status.codes.push(75);
-        assert_eq!(service.judge(ProcessEnd::Exited(75), true), ServiceResult::Success);
-        assert_eq!(service.judge(ProcessEnd::Exited(75), false), ServiceResult::ExitCode);
+        assert_eq!(
+            service.judge(ProcessEnd::Exited(75), true),
+            ServiceResult::Success
+        );
+        assert_eq!(
+            service.judge(ProcessEnd::Exited(75), false),
+            ServiceResult::ExitCode
+        );
     }
 }

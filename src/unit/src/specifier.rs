@@ -78,7 +78,9 @@ impl Expander<'_> {
     fn value(&self, letter: char) -> Option<Cow<'_, str>> {
         let name = self.name;
         let context = self.context;
-        let unescaped = |text: &str| Cow::<'static, str>::Owned(unescape(text).unwrap_or_else(|| text.to_owned()));
+        let unescaped = |text: &str| {
+            Cow::<'static, str>::Owned(unescape(text).unwrap_or_else(|| text.to_owned()))
+        };
         let instance = name.instance().unwrap_or_default();
         let last = name.prefix().rsplit('-').next().unwrap_or_default();
         Some(match letter {
@@ -91,7 +93,11 @@ impl Expander<'_> {
             'D' => "/usr/share".into(),
             'E' => "/etc".into(),
             'f' => {
-                let source = if instance.is_empty() { name.prefix() } else { instance };
+                let source = if instance.is_empty() {
+                    name.prefix()
+                } else {
+                    instance
+                };
                 format!("/{}", unescaped(source).trim_start_matches('/')).into()
             }
             'g' | 'u' => "root".into(),
@@ -102,7 +108,12 @@ impl Expander<'_> {
             'I' => unescaped(instance),
             'j' => last.into(),
             'J' => unescaped(last),
-            'l' => context.hostname.split('.').next().unwrap_or_default().into(),
+            'l' => context
+                .hostname
+                .split('.')
+                .next()
+                .unwrap_or_default()
+                .into(),
             'L' => "/var/log".into(),
             'm' => Cow::Borrowed(&*context.machine_id),
             'M' => Cow::Borrowed(&*context.image_id),
@@ -122,7 +133,11 @@ impl Expander<'_> {
             'w' => Cow::Borrowed(&*context.version_id),
             'W' => Cow::Borrowed(&*context.variant_id),
             'y' => self.fragment.into(),
-            'Y' => self.fragment.rsplit_once('/').map_or("", |(directory, _)| directory).into(),
+            'Y' => self
+                .fragment
+                .rsplit_once('/')
+                .map_or("", |(directory, _)| directory)
+                .into(),
             '%' => "%".into(),
             _ => return None,
         })
@@ -141,21 +156,40 @@ mod tests {
             ..SpecifierContext::default()
         };
         let name = UnitName::parse(r"web-front\x2dend@srv-data\x20x.service").unwrap();
-        let expander = Expander { name: &name, fragment: "/etc/systemd/system/web@.service", context: &context };
+        let expander = Expander {
+            name: &name,
+            fragment: "/etc/systemd/system/web@.service",
+            context: &context,
+        };
         for (text, value) in [
             ("%p|%P", r"web-front\x2dend|web/front-end"),
             ("%i|%I|%f", r"srv-data\x20x|srv/data x|/srv/data x"),
             ("%j|%J", r"front\x2dend|front-end"),
             ("%n", r"web-front\x2dend@srv-data\x20x.service"),
             ("%N", r"web-front\x2dend@srv-data\x20x"),
-            ("%H %l %q %m", "node1.example.com node1 node1.example.com 0123"),
-            ("%y %Y", "/etc/systemd/system/web@.service /etc/systemd/system"),
-            ("%t %S %C %L %E %T %V %h %u %U %s", "/run /var/lib /var/cache /var/log /etc /tmp /var/tmp /root root 0 /bin/sh"),
+            (
+                "%H %l %q %m",
+                "node1.example.com node1 node1.example.com 0123",
+            ),
+            (
+                "%y %Y",
+                "/etc/systemd/system/web@.service /etc/systemd/system",
+            ),
+            (
+                "%t %S %C %L %E %T %V %h %u %U %s",
+                "/run /var/lib /var/cache /var/log /etc /tmp /var/tmp /root root 0 /bin/sh",
+            ),
             ("100%%", "100%"),
             ("100%", "100%"),
         ] {
             assert_eq!(expander.expand(text).unwrap(), value, "{text}");
         }
-        assert_eq!(expander.expand("ab%z").unwrap_err(), UnknownSpecifier { offset: 2, letter: 'z' });
+        assert_eq!(
+            expander.expand("ab%z").unwrap_err(),
+            UnknownSpecifier {
+                offset: 2,
+                letter: 'z'
+            }
+        );
     }
 }

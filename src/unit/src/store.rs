@@ -54,14 +54,16 @@ impl MemoryStore {
     /// Adds or replaces a file.
     #[must_use]
     pub fn file(mut self, path: &str, text: &str) -> Self {
-        self.files.insert(path.to_owned(), Content::Text(text.to_owned()));
+        self.files
+            .insert(path.to_owned(), Content::Text(text.to_owned()));
         self
     }
 
     /// Adds or replaces a symbolic link.
     #[must_use]
     pub fn link(mut self, path: &str, target: &str) -> Self {
-        self.files.insert(path.to_owned(), Content::Link(target.to_owned()));
+        self.files
+            .insert(path.to_owned(), Content::Link(target.to_owned()));
         self
     }
 }
@@ -86,14 +88,19 @@ impl UnitStore for MemoryStore {
         let mut entries: Vec<Entry> = Vec::new();
         let start = format!("{directory}/");
         for (path, content) in self.files.range(start.clone()..) {
-            let Some(rest) = path.strip_prefix(&start) else { break };
+            let Some(rest) = path.strip_prefix(&start) else {
+                break;
+            };
             let (name, kind) = match (rest.split_once('/'), content) {
                 (Some((name, _)), _) => (name, EntryKind::Directory),
                 (None, Content::Text(_)) => (rest, EntryKind::File),
                 (None, Content::Link(_)) => (rest, EntryKind::Link),
             };
             if entries.last().is_none_or(|last| last.name != name) {
-                entries.push(Entry { name: name.to_owned(), kind });
+                entries.push(Entry {
+                    name: name.to_owned(),
+                    kind,
+                });
             }
         }
         entries

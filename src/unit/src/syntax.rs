@@ -27,9 +27,17 @@ impl Value<'_> {
             .find(|(start, _)| *start <= offset)
             .copied()
             .unwrap_or((0, self.start));
-        let characters = self.text.get(from..offset).map_or(0, |part| part.chars().count());
-        let column = base.column.saturating_add(u32::try_from(characters).unwrap_or(u32::MAX));
-        Position { line: base.line, column }
+        let characters = self
+            .text
+            .get(from..offset)
+            .map_or(0, |part| part.chars().count());
+        let column = base
+            .column
+            .saturating_add(u32::try_from(characters).unwrap_or(u32::MAX));
+        Position {
+            line: base.line,
+            column,
+        }
     }
 }
 
@@ -51,64 +59,116 @@ struct Logical<'a> {
 }
 
 /// Reads all assignments of a file. What is no assignment becomes a problem and is passed over.
-pub(crate) fn parse<'a>(path: &Arc<str>, text: &'a str, problems: &mut Problems) -> Vec<Assignment<'a>> {
+pub(crate) fn parse<'a>(
+    path: &Arc<str>,
+    text: &'a str,
+    problems: &mut Problems,
+) -> Vec<Assignment<'a>> {
     let mut out = Vec::new();
     let mut section: Option<&'a str> = None;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines = text.split('\n').zip(1u32..).map(|(line, n)| (line.strip_suffix('\r').unwrap_or(line), n));
+    let mut lines = text
+        .split('\n')
+        .zip(1u32..)
+        .map(|(line, n)| (line.strip_suffix('\r').unwrap_or(line), n));
     while let Some(logical) = next_logical(&mut lines) {
-        let at = |column: u32| Position { line: logical.line, column };
+        let at = |column: u32| Position {
+            line: logical.line,
+            column,
+        };
         if logical.text.len() > MAX_LINE_BYTES {
-            problems.push(path, at(1), Severity::Error, format!("line is longer than {MAX_LINE_BYTES} bytes"));
+            problems.push(
+                path,
+                at(1),
+                Severity::Error,
+                format!("line is longer than {MAX_LINE_BYTES} bytes"),
+            );
             continue;
         }
         let trimmed = logical.text.trim();
         if trimmed.is_empty() {
             continue;
         }
-        let indent = logical.text.len().saturating_sub(logical.text.trim_start().len());
+        let indent = logical
+            .text
+            .len()
+            .saturating_sub(logical.text.trim_start().len());
         let column = u32::try_from(indent).unwrap_or(u32::MAX).saturating_add(1);
         if trimmed.starts_with('[') {
             let name = match &logical.text {
-                Cow::Borrowed(line) => line.trim().strip_prefix('[').and_then(|t| t.strip_suffix(']')),
+                Cow::Borrowed(line) => line
+                    .trim()
+                    .strip_prefix('[')
+                    .and_then(|t| t.strip_suffix(']')),
                 Cow::Owned(_) => None,
             };
             match name {
                 Some(name) if !name.is_empty() => section = Some(name),
                 _ => {
                     section = None;
-                    problems.push(path, at(column), Severity::Error, "section header is not closed by ]");
+                    problems.push(
+                        path,
+                        at(column),
+                        Severity::Error,
+                        "section header is not closed by ]",
+                    );
                 }
             }
             continue;
         }
         let Some(equals) = logical.text.find('=') else {
-            problems.push(path, at(column), Severity::Warning, "no = in this line, ignored");
+            problems.push(
+                path,
+                at(column),
+                Severity::Warning,
+                "no = in this line, ignored",
+            );
             continue;
         };
         let Some(section) = section else {
-            problems.push(path, at(column), Severity::Warning, "assignment before the first section, ignored");
+            problems.push(
+                path,
+                at(column),
+                Severity::Warning,
+                "assignment before the first section, ignored",
+            );
             continue;
         };
         if let Some(assignment) = assignment(section, &logical, equals, at(column)) {
             out.push(assignment);
         } else {
-            problems.push(path, at(column), Severity::Warning, "no key before =, ignored");
+            problems.push(
+                path,
+                at(column),
+                Severity::Warning,
+                "no key before =, ignored",
+            );
         }
     }
     out
 }
 
-fn assignment<'a>(section: &'a str, logical: &Logical<'a>, equals: usize, key_at: Position) -> Option<Assignment<'a>> {
+fn assignment<'a>(
+    section: &'a str,
+    logical: &Logical<'a>,
+    equals: usize,
+    key_at: Position,
+) -> Option<Assignment<'a>> {
     let (key, value) = match &logical.text {
         Cow::Borrowed(line) => {
             let line: &'a str = line;
             let (key, value) = line.split_at_checked(equals)?;
-            (Cow::Borrowed(key.trim()), Cow::Borrowed(value.strip_prefix('=')?.trim()))
+            (
+                Cow::Borrowed(key.trim()),
+                Cow::Borrowed(value.strip_prefix('=')?.trim()),
+            )
         }
         Cow::Owned(line) => {
             let (key, value) = line.split_at_checked(equals)?;
-            (Cow::Owned(key.trim().to_owned()), Cow::Owned(value.strip_prefix('=')?.trim().to_owned()))
+            (
+                Cow::Owned(key.trim().to_owned()),
+                Cow::Owned(value.strip_prefix('=')?.trim().to_owned()),
+            )
         }
     };
     if key.is_empty() {
@@ -118,7 +178,14 @@ fn assignment<'a>(section: &'a str, logical: &Logical<'a>, equals: usize, key_at
     let skipped = equals
         .saturating_add(1)
         .saturating_add(raw.len().saturating_sub(raw.trim_start().len()));
-    let whole = Value { text: logical.text.clone(), start: Position { line: logical.line, column: 1 }, joins: logical.parts.clone() };
+    let whole = Value {
+        text: logical.text.clone(),
+        start: Position {
+            line: logical.line,
+            column: 1,
+        },
+        joins: logical.parts.clone(),
+    };
     let start = whole.position(skipped);
     let joins = logical
         .parts
@@ -126,7 +193,16 @@ fn assignment<'a>(section: &'a str, logical: &Logical<'a>, equals: usize, key_at
         .filter_map(|(offset, at)| Some((offset.checked_sub(skipped)?, *at)))
         .filter(|(offset, _)| *offset > 0)
         .collect();
-    Some(Assignment { section, key, key_at, value: Value { text: value, start, joins } })
+    Some(Assignment {
+        section,
+        key,
+        key_at,
+        value: Value {
+            text: value,
+            start,
+            joins,
+        },
+    })
 }
 
 /// The next line that is no comment, joined with those that its backslashes ask for.
@@ -134,14 +210,24 @@ fn next_logical<'a>(lines: &mut impl Iterator<Item = (&'a str, u32)>) -> Option<
     let is_comment = |line: &str| line.trim_start().starts_with(['#', ';']);
     let (first, line) = lines.by_ref().find(|(line, _)| !is_comment(line))?;
     let Some(head) = continued(first) else {
-        return Some(Logical { text: Cow::Borrowed(first), parts: Vec::new(), line });
+        return Some(Logical {
+            text: Cow::Borrowed(first),
+            parts: Vec::new(),
+            line,
+        });
     };
     let mut text = format!("{head} ");
     let mut parts = Vec::new();
     for (next, number) in lines.by_ref().filter(|(line, _)| !is_comment(line)) {
         // Bounded here already: the rest of an over-long line is read over, not gathered.
         if text.len() <= MAX_LINE_BYTES {
-            parts.push((text.len(), Position { line: number, column: 1 }));
+            parts.push((
+                text.len(),
+                Position {
+                    line: number,
+                    column: 1,
+                },
+            ));
         }
         let more = continued(next);
         if text.len() <= MAX_LINE_BYTES {
@@ -154,13 +240,21 @@ fn next_logical<'a>(lines: &mut impl Iterator<Item = (&'a str, u32)>) -> Option<
             break;
         }
     }
-    Some(Logical { text: Cow::Owned(text), parts, line })
+    Some(Logical {
+        text: Cow::Owned(text),
+        parts,
+        line,
+    })
 }
 
 /// The line without the backslash that continues it; an even number of backslashes ends no line.
 fn continued(line: &str) -> Option<&str> {
     let backslashes = line.bytes().rev().take_while(|b| *b == b'\\').count();
-    if backslashes % 2 == 1 { line.strip_suffix('\\') } else { None }
+    if backslashes % 2 == 1 {
+        line.strip_suffix('\\')
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -171,9 +265,22 @@ mod tests {
         let mut problems = Problems::default();
         let list = parse(&"f".into(), text, &mut problems)
             .into_iter()
-            .map(|a| (a.section.to_owned(), a.key.into_owned(), a.value.text.into_owned()))
+            .map(|a| {
+                (
+                    a.section.to_owned(),
+                    a.key.into_owned(),
+                    a.value.text.into_owned(),
+                )
+            })
             .collect();
-        (list, problems.into_list().iter().map(ToString::to_string).collect())
+        (
+            list,
+            problems
+                .into_list()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        )
     }
 
     #[test]
@@ -181,8 +288,12 @@ mod tests {
         let (list, problems) = read("[S]\nA = one\\\n  # no\n ; no\n two \\\nthree\nB=x\\\\\nC=\n");
         assert_eq!(
             list,
-            [("S", "A", "one  two  three"), ("S", "B", "x\\\\"), ("S", "C", "")]
-                .map(|(s, k, v)| (s.to_owned(), k.to_owned(), v.to_owned()))
+            [
+                ("S", "A", "one  two  three"),
+                ("S", "B", "x\\\\"),
+                ("S", "C", "")
+            ]
+            .map(|(s, k, v)| (s.to_owned(), k.to_owned(), v.to_owned()))
         );
         assert!(problems.is_empty());
     }
@@ -222,7 +333,10 @@ mod tests {
             let p = value.position(value.text.find(what).unwrap());
             (p.line, p.column)
         };
-        assert_eq!((place("ä"), place("b"), place("cd"), place("d"), place("ef")), ((2, 6), (2, 7), (4, 3), (4, 4), (5, 1)));
+        assert_eq!(
+            (place("ä"), place("b"), place("cd"), place("d"), place("ef")),
+            ((2, 6), (2, 7), (4, 3), (4, 4), (5, 1))
+        );
     }
 
     #[test]

@@ -78,7 +78,11 @@ impl Signal {
                 None => return None,
             };
             let distance = i32::from(distance);
-            let number = if sign == '+' { base.checked_add(distance) } else { base.checked_sub(distance) };
+            let number = if sign == '+' {
+                base.checked_add(distance)
+            } else {
+                base.checked_sub(distance)
+            };
             number
                 .filter(|n| (Self::RTMIN..=Self::RTMAX).contains(n))
                 .map(Self)
@@ -89,7 +93,10 @@ impl Signal {
         if let Some(rest) = name.strip_prefix("RTMAX") {
             return real_time(rest, Self::RTMAX, '-');
         }
-        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| Self(*number))
+        Self::NAMES
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, number)| Self(*number))
     }
 }
 
@@ -97,7 +104,9 @@ impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Self::NAMES.iter().find(|(_, number)| *number == self.0) {
             Some((name, _)) => write!(f, "SIG{name}"),
-            None if self.0 >= Self::RTMIN => write!(f, "SIGRTMIN+{}", self.0.saturating_sub(Self::RTMIN)),
+            None if self.0 >= Self::RTMIN => {
+                write!(f, "SIGRTMIN+{}", self.0.saturating_sub(Self::RTMIN))
+            }
             None => write!(f, "signal {}", self.0),
         }
     }
@@ -215,12 +224,17 @@ pub fn parse_span_in(text: &str, default_unit_us: u64) -> Option<Span> {
     }
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let (whole, tail) = rest.split_at_checked(digits)?;
         let (fraction, tail) = match tail.strip_prefix('.') {
             Some(tail) => {
-                let digits = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
-                tail.split_at_checked(digits).filter(|(fraction, _)| !fraction.is_empty())?
+                let digits = tail
+                    .find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(tail.len());
+                tail.split_at_checked(digits)
+                    .filter(|(fraction, _)| !fraction.is_empty())?
             }
             None => ("", tail),
         };
@@ -236,7 +250,11 @@ pub fn parse_span_in(text: &str, default_unit_us: u64) -> Option<Span> {
             "" => default_unit_us,
             _ => SPAN_UNITS.iter().find(|(name, _)| *name == unit)?.1,
         };
-        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let whole: u64 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().ok()?
+        };
         let mut part = whole.checked_mul(scale)?;
         let mut place = scale;
         for digit in fraction.chars() {
@@ -272,7 +290,10 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let unit = 1u64.checked_shl(shift)?;
-    let (whole, fraction) = number.trim_end().split_once('.').unwrap_or((number.trim_end(), ""));
+    let (whole, fraction) = number
+        .trim_end()
+        .split_once('.')
+        .unwrap_or((number.trim_end(), ""));
     let plain = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || !plain(whole) || !plain(fraction) || fraction.len() > 9 {
         return None;
@@ -280,7 +301,11 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     let mut bytes = whole.parse::<u64>().ok()?.checked_mul(unit)?;
     if !fraction.is_empty() {
         let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-        let part = fraction.parse::<u128>().ok()?.checked_mul(u128::from(unit))? / scale;
+        let part = fraction
+            .parse::<u128>()
+            .ok()?
+            .checked_mul(u128::from(unit))?
+            .checked_div(scale)?;
         bytes = bytes.checked_add(u64::try_from(part).ok()?)?;
     }
     Some(bytes)
@@ -291,7 +316,10 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
 pub fn parse_permyriad(text: &str) -> Option<u64> {
     let number = text.strip_suffix('%')?.trim_end();
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if fraction.len() > 2 || whole.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+    if fraction.len() > 2
+        || whole.is_empty()
+        || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    {
         return None;
     }
     let hundredths: u64 = match fraction.len() {
@@ -299,7 +327,11 @@ pub fn parse_permyriad(text: &str) -> Option<u64> {
         1 => fraction.parse::<u64>().ok()?.checked_mul(10)?,
         _ => fraction.parse().ok()?,
     };
-    whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(hundredths)
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(100)?
+        .checked_add(hundredths)
 }
 
 /// Bytes, a share of the memory, or `infinity`.
@@ -319,7 +351,9 @@ fn parse_limit(text: &str, value: impl Fn(&str) -> Option<u64>) -> Option<Limit>
         return Some(Limit::Infinity);
     }
     if text.ends_with('%') {
-        let permyriad = u32::try_from(parse_permyriad(text)?).ok().filter(|p| *p <= 10_000)?;
+        let permyriad = u32::try_from(parse_permyriad(text)?)
+            .ok()
+            .filter(|p| *p <= 10_000)?;
         return Some(Limit::Share { permyriad });
     }
     value(text).map(Limit::Value)
@@ -328,7 +362,9 @@ fn parse_limit(text: &str, value: impl Fn(&str) -> Option<u64>) -> Option<Limit>
 /// Octal permission bits.
 #[must_use]
 pub fn parse_mode(text: &str) -> Option<u32> {
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777 && !text.starts_with('+'))
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777 && !text.starts_with('+'))
 }
 
 /// The names of exit codes (`systemd.exec(5)`, "Process Exit Codes"; LSB and BSD's `sysexits.h`).
@@ -405,15 +441,21 @@ const EXIT_CODES: &[(&str, u8)] = &[
 /// An exit code by name or number.
 #[must_use]
 pub fn parse_exit_code(text: &str) -> Option<u8> {
-    text.parse()
-        .ok()
-        .or_else(|| EXIT_CODES.iter().find(|(name, _)| *name == text).map(|(_, code)| *code))
+    text.parse().ok().or_else(|| {
+        EXIT_CODES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, code)| *code)
+    })
 }
 
 /// The name of an exit code, for status lines.
 #[must_use]
 pub fn exit_code_name(code: u8) -> Option<&'static str> {
-    EXIT_CODES.iter().find(|(_, c)| *c == code).map(|(name, _)| *name)
+    EXIT_CODES
+        .iter()
+        .find(|(_, c)| *c == code)
+        .map(|(name, _)| *name)
 }
 
 #[cfg(test)]
@@ -434,10 +476,22 @@ mod tests {
             ("1m", 60_000_000),
             ("0", 0),
         ] {
-            assert_eq!(parse_span(text), Some(Span::Finite(Duration::from_micros(us))), "{text}");
+            assert_eq!(
+                parse_span(text),
+                Some(Span::Finite(Duration::from_micros(us))),
+                "{text}"
+            );
         }
         assert_eq!(parse_span("infinity"), Some(Span::Infinity));
-        for bad in ["abc", "", "5 parsecs", "-1", "1..5", "99999999999999999999", "."] {
+        for bad in [
+            "abc",
+            "",
+            "5 parsecs",
+            "-1",
+            "1..5",
+            "99999999999999999999",
+            ".",
+        ] {
             assert_eq!(parse_span(bad), None, "{bad}");
         }
         assert_eq!(parse_span("0").unwrap().timeout(), None);
@@ -451,7 +505,10 @@ mod tests {
         for bad in ["", "K", "1Q", "-1", "1.M.", "16E", "+1", "1.x"] {
             assert_eq!(parse_bytes(bad), None, "{bad}");
         }
-        assert_eq!(parse_memory_limit("50%"), Some(Limit::Share { permyriad: 5000 }));
+        assert_eq!(
+            parse_memory_limit("50%"),
+            Some(Limit::Share { permyriad: 5000 })
+        );
         assert_eq!(parse_memory_limit("101%"), None);
         assert_eq!(Limit::Share { permyriad: 2500 }.resolve(4096), Some(1024));
         assert_eq!(parse_permyriad("150%"), Some(15_000));

@@ -48,7 +48,11 @@ pub(crate) struct Words<'a> {
 
 impl<'a> Words<'a> {
     pub(crate) fn new(value: &'a str) -> Self {
-        Self { chars: value.char_indices().peekable(), value, unknown_escapes: Vec::new() }
+        Self {
+            chars: value.char_indices().peekable(),
+            value,
+            unknown_escapes: Vec::new(),
+        }
     }
 
     fn word(&mut self, start: usize) -> Result<Word, WordError> {
@@ -77,7 +81,11 @@ impl<'a> Words<'a> {
             return Err(WordError::Quote { offset });
         }
         let text = String::from_utf8(text).map_err(|_| WordError::Escape { offset: start })?;
-        Ok(Word { text, offset: start, plain })
+        Ok(Word {
+            text,
+            offset: start,
+            plain,
+        })
     }
 
     /// Handles what follows a backslash at `offset`.
@@ -145,7 +153,10 @@ impl<'a> Words<'a> {
     /// What has not been split yet, from its first character that is not white space.
     pub(crate) fn rest(&mut self) -> &'a str {
         while self.chars.next_if(|(_, c)| is_space(*c)).is_some() {}
-        let offset = self.chars.peek().map_or(self.value.len(), |(offset, _)| *offset);
+        let offset = self
+            .chars
+            .peek()
+            .map_or(self.value.len(), |(offset, _)| *offset);
         self.value.get(offset..).unwrap_or_default()
     }
 
@@ -190,7 +201,9 @@ pub(crate) fn split_relaxed(value: &str, out: &mut Vec<String>) {
     while let Some(c) = chars.next() {
         match (c, quote) {
             (_, None) if is_space(c) => out.extend(word.take()),
-            ('\\', _) => word.get_or_insert_default().push(chars.next().unwrap_or('\\')),
+            ('\\', _) => word
+                .get_or_insert_default()
+                .push(chars.next().unwrap_or('\\')),
             (_, Some(open)) if c == open => quote = None,
             ('"' | '\'', None) => {
                 quote = Some(c);
@@ -212,12 +225,18 @@ mod tests {
 
     #[test]
     fn quotes_wrap_items_and_vanish() {
-        assert_eq!(split(r#"a "b c" 'd  e' f"g h"i """#), ["a", "b c", "d  e", "fg hi", ""]);
+        assert_eq!(
+            split(r#"a "b c" 'd  e' f"g h"i """#),
+            ["a", "b c", "d  e", "fg hi", ""]
+        );
     }
 
     #[test]
     fn escapes_are_those_of_c() {
-        assert_eq!(split(r#"\x41\102\u00e9\U0001F600 a\sb "\t\"" \xc3\xa9"#), ["ABé😀", "a b", "\t\"", "é"]);
+        assert_eq!(
+            split(r#"\x41\102\u00e9\U0001F600 a\sb "\t\"" \xc3\xa9"#),
+            ["ABé😀", "a b", "\t\"", "é"]
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::unit::{Dependency, MachineAction, Relation, StartLimit, Urgency};
 /// Adds the names of a list; such lists cannot be emptied.
 fn relate(relation: Relation, draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     for (offset, word) in plain_words(&a.value.text) {
-        let Some(on) = reading.unit_name(a, word, offset) else { continue };
+        let Some(on) = reading.unit_name(a, word, offset) else {
+            continue;
+        };
         if on != *reading.expander.name {
             draft.dependencies.push(Dependency { relation, on });
         }
@@ -43,16 +45,32 @@ fn machine_action(text: &str) -> Option<MachineAction> {
 }
 
 fn action(a: &Assignment<'_>, reading: &mut Reading<'_>, slot: &mut MachineAction) {
-    reading.value(a, slot, MachineAction::None, "an action such as reboot or poweroff-force", machine_action);
+    reading.value(
+        a,
+        slot,
+        MachineAction::None,
+        "an action such as reboot or poweroff-force",
+        machine_action,
+    );
 }
 
-pub(super) fn start_limit_interval(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    reading.duration(a, &mut draft.start_limit.interval, StartLimit::default().interval);
+pub(super) fn start_limit_interval(
+    draft: &mut Draft,
+    a: &Assignment<'_>,
+    reading: &mut Reading<'_>,
+) {
+    reading.duration(
+        a,
+        &mut draft.start_limit.interval,
+        StartLimit::default().interval,
+    );
 }
 
 pub(super) fn start_limit_burst(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     let default = StartLimit::default().burst;
-    reading.value(a, &mut draft.start_limit.burst, default, "a number", |t| t.parse().ok());
+    reading.value(a, &mut draft.start_limit.burst, default, "a number", |t| {
+        t.parse().ok()
+    });
 }
 
 pub(super) fn start_limit_action(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
@@ -65,32 +83,50 @@ pub(super) fn failure_action(draft: &mut Draft, a: &Assignment<'_>, reading: &mu
 
 /// `Condition…=` and `Assert…=`; false when the key is neither.
 pub(super) fn condition(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) -> bool {
-    let (list, name) = match (a.key.strip_prefix("Condition"), a.key.strip_prefix("Assert")) {
+    let (list, name) = match (
+        a.key.strip_prefix("Condition"),
+        a.key.strip_prefix("Assert"),
+    ) {
         (Some(name), _) => (&mut draft.conditions, name),
         (_, Some(name)) => (&mut draft.asserts, name),
         _ => return false,
     };
-    let Some((_, test)) = Test::NAMES.iter().find(|(n, _)| *n == name) else { return false };
+    let Some((_, test)) = Test::NAMES.iter().find(|(n, _)| *n == name) else {
+        return false;
+    };
     if a.value.text.is_empty() {
         list.0.clear();
         return true;
     }
     let text = &*a.value.text;
-    let (trigger, rest) = text.strip_prefix('|').map_or((false, text), |rest| (true, rest.trim_start()));
-    let (negate, rest) = rest.strip_prefix('!').map_or((false, rest), |rest| (true, rest.trim_start()));
+    let (trigger, rest) = text
+        .strip_prefix('|')
+        .map_or((false, text), |rest| (true, rest.trim_start()));
+    let (negate, rest) = rest
+        .strip_prefix('!')
+        .map_or((false, rest), |rest| (true, rest.trim_start()));
     let offset = text.len().saturating_sub(rest.len());
-    let Some(parameter) = reading.expand(a, rest, offset, Severity::Warning) else { return true };
+    let Some(parameter) = reading.expand(a, rest, offset, Severity::Warning) else {
+        return true;
+    };
     if test.takes_path() && !parameter.starts_with('/') {
         reading.ignore(a, offset, &format!("{parameter:?} is not an absolute path"));
         return true;
     }
-    list.0.push(Condition { test: *test, parameter: parameter.into_owned(), negate, trigger });
+    list.0.push(Condition {
+        test: *test,
+        parameter: parameter.into_owned(),
+        negate,
+        trigger,
+    });
     true
 }
 
 pub(super) static UNIT: &[Directive] = &[
     set("After", |d, a, r| relate(Relation::After, d, a, r)),
-    set("AllowIsolate", |d, a, r| r.bool(a, &mut d.allow_isolate, false)),
+    set("AllowIsolate", |d, a, r| {
+        r.bool(a, &mut d.allow_isolate, false)
+    }),
     set("Before", |d, a, r| relate(Relation::Before, d, a, r)),
     set("BindTo", |d, a, r| relate(Relation::BindsTo, d, a, r)),
     set("BindsTo", |d, a, r| relate(Relation::BindsTo, d, a, r)),
@@ -111,15 +147,27 @@ pub(super) static UNIT: &[Directive] = &[
             d.documentation.clear();
         }
         if let Some(text) = r.text(a, Severity::Warning) {
-            d.documentation.extend(text.split_whitespace().map(str::to_owned));
+            d.documentation
+                .extend(text.split_whitespace().map(str::to_owned));
         }
     }),
     set("FailureAction", failure_action),
-    ignored("FailureActionExitStatus", "there is no parent that would see an exit status"),
-    set("IgnoreOnIsolate", |d, a, r| r.bool(a, &mut d.ignore_on_isolate, false)),
-    ignored("JobRunningTimeoutSec", "use JobTimeoutSec= or TimeoutStartSec="),
+    ignored(
+        "FailureActionExitStatus",
+        "there is no parent that would see an exit status",
+    ),
+    set("IgnoreOnIsolate", |d, a, r| {
+        r.bool(a, &mut d.ignore_on_isolate, false)
+    }),
+    ignored(
+        "JobRunningTimeoutSec",
+        "use JobTimeoutSec= or TimeoutStartSec=",
+    ),
     ignored("JobTimeoutAction", "a job that takes too long only fails"),
-    ignored("JobTimeoutRebootArgument", "a job that takes too long only fails"),
+    ignored(
+        "JobTimeoutRebootArgument",
+        "a job that takes too long only fails",
+    ),
     set("JobTimeoutSec", |d, a, r| r.span(a, &mut d.job_timeout)),
     ignored("JoinsNamespaceOf", "units share no private namespaces"),
     set("OnFailure", |d, a, r| relate(Relation::OnFailure, d, a, r)),
@@ -128,14 +176,28 @@ pub(super) static UNIT: &[Directive] = &[
     set("OnSuccess", |d, a, r| relate(Relation::OnSuccess, d, a, r)),
     silent("OnSuccessJobMode"),
     set("PartOf", |d, a, r| relate(Relation::PartOf, d, a, r)),
-    set("PropagateReloadFrom", |d, a, r| relate(Relation::ReloadPropagatedFrom, d, a, r)),
-    set("PropagateReloadTo", |d, a, r| relate(Relation::PropagatesReloadTo, d, a, r)),
-    set("PropagatesReloadTo", |d, a, r| relate(Relation::PropagatesReloadTo, d, a, r)),
-    set("PropagatesStopTo", |d, a, r| relate(Relation::PropagatesStopTo, d, a, r)),
+    set("PropagateReloadFrom", |d, a, r| {
+        relate(Relation::ReloadPropagatedFrom, d, a, r)
+    }),
+    set("PropagateReloadTo", |d, a, r| {
+        relate(Relation::PropagatesReloadTo, d, a, r)
+    }),
+    set("PropagatesReloadTo", |d, a, r| {
+        relate(Relation::PropagatesReloadTo, d, a, r)
+    }),
+    set("PropagatesStopTo", |d, a, r| {
+        relate(Relation::PropagatesStopTo, d, a, r)
+    }),
     ignored("RebootArgument", "a reboot takes no argument"),
-    set("RefuseManualStart", |d, a, r| r.bool(a, &mut d.refuse_manual_start, false)),
-    set("RefuseManualStop", |d, a, r| r.bool(a, &mut d.refuse_manual_stop, false)),
-    set("ReloadPropagatedFrom", |d, a, r| relate(Relation::ReloadPropagatedFrom, d, a, r)),
+    set("RefuseManualStart", |d, a, r| {
+        r.bool(a, &mut d.refuse_manual_start, false)
+    }),
+    set("RefuseManualStop", |d, a, r| {
+        r.bool(a, &mut d.refuse_manual_stop, false)
+    }),
+    set("ReloadPropagatedFrom", |d, a, r| {
+        relate(Relation::ReloadPropagatedFrom, d, a, r)
+    }),
     set("Requires", |d, a, r| relate(Relation::Requires, d, a, r)),
     set("RequiresMountsFor", mounts_for),
     ignored("RequiresOverridable", "use Requires="),
@@ -146,10 +208,19 @@ pub(super) static UNIT: &[Directive] = &[
     set("StartLimitBurst", start_limit_burst),
     set("StartLimitInterval", start_limit_interval),
     set("StartLimitIntervalSec", start_limit_interval),
-    set("StopPropagatedFrom", |d, a, r| relate(Relation::StopPropagatedFrom, d, a, r)),
-    set("StopWhenUnneeded", |d, a, r| r.bool(a, &mut d.stop_when_unneeded, false)),
-    set("SuccessAction", |d, a, r| action(a, r, &mut d.success_action)),
-    ignored("SuccessActionExitStatus", "there is no parent that would see an exit status"),
+    set("StopPropagatedFrom", |d, a, r| {
+        relate(Relation::StopPropagatedFrom, d, a, r)
+    }),
+    set("StopWhenUnneeded", |d, a, r| {
+        r.bool(a, &mut d.stop_when_unneeded, false)
+    }),
+    set("SuccessAction", |d, a, r| {
+        action(a, r, &mut d.success_action)
+    }),
+    ignored(
+        "SuccessActionExitStatus",
+        "there is no parent that would see an exit status",
+    ),
     silent("SurviveFinalKillSignal"),
     set("Upholds", |d, a, r| relate(Relation::Upholds, d, a, r)),
     set("Wants", |d, a, r| relate(Relation::Wants, d, a, r)),
@@ -164,7 +235,11 @@ fn mounts_for(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) 
         if word.text.starts_with('/') {
             draft.requires_mounts_for.push(word.text);
         } else {
-            reading.ignore(a, word.offset, &format!("{:?} is not an absolute path", word.text));
+            reading.ignore(
+                a,
+                word.offset,
+                &format!("{:?} is not an absolute path", word.text),
+            );
         }
     }
 }
@@ -173,9 +248,16 @@ pub(super) static INSTALL: &[Directive] = &[
     set("Alias", |d, a, r| names(&mut d.install.alias, a, r)),
     set("Also", |d, a, r| names(&mut d.install.also, a, r)),
     set("DefaultInstance", |d, a, r| {
-        r.option(a, &mut d.install.default_instance, "an instance name", |t| Some(t.to_owned()));
+        r.option(
+            a,
+            &mut d.install.default_instance,
+            "an instance name",
+            |t| Some(t.to_owned()),
+        );
     }),
-    set("RequiredBy", |d, a, r| names(&mut d.install.required_by, a, r)),
+    set("RequiredBy", |d, a, r| {
+        names(&mut d.install.required_by, a, r)
+    }),
     set("UpheldBy", |d, a, r| names(&mut d.install.upheld_by, a, r)),
     set("WantedBy", |d, a, r| names(&mut d.install.wanted_by, a, r)),
 ];

@@ -19,16 +19,26 @@ pub(super) fn commands(list: &mut Vec<Command>, a: &Assignment<'_>, reading: &mu
         if first.plain && first.text == ";" {
             continue;
         }
-        let Some(command) = command(first, &mut words, a, reading) else { return };
+        let Some(command) = command(first, &mut words, a, reading) else {
+            return;
+        };
         list.push(command);
     }
     for offset in words.unknown_escapes {
-        reading.report(a.value.position(offset), Severity::Warning, "unknown escape, kept as it is");
+        reading.report(
+            a.value.position(offset),
+            Severity::Warning,
+            "unknown escape, kept as it is",
+        );
     }
 }
 
 /// The next word, specifiers replaced; `Some(None)` was reported.
-fn next(words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut Reading<'_>) -> Option<Option<Word>> {
+fn next(
+    words: &mut Words<'_>,
+    a: &Assignment<'_>,
+    reading: &mut Reading<'_>,
+) -> Option<Option<Word>> {
     let word = match words.next()? {
         Ok(word) => word,
         Err(error) => {
@@ -36,13 +46,17 @@ fn next(words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut Reading<'_>) ->
             return Some(None);
         }
     };
-    let text = reading.expand(a, &word.text, word.offset, Severity::Error).map(std::borrow::Cow::into_owned);
+    let text = reading
+        .expand(a, &word.text, word.offset, Severity::Error)
+        .map(std::borrow::Cow::into_owned);
     Some(text.map(|text| Word { text, ..word }))
 }
 
 /// Whether the unquoted word `mark` comes next.
 fn at_mark(words: &mut Words<'_>, mark: &str) -> bool {
-    let Some(rest) = words.rest().strip_prefix(mark) else { return false };
+    let Some(rest) = words.rest().strip_prefix(mark) else {
+        return false;
+    };
     let ends = rest.chars().next().is_none_or(is_space);
     if ends {
         words.skip(mark.chars().count());
@@ -50,7 +64,12 @@ fn at_mark(words: &mut Words<'_>, mark: &str) -> bool {
     ends
 }
 
-fn command(first: Word, words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut Reading<'_>) -> Option<Command> {
+fn command(
+    first: Word,
+    words: &mut Words<'_>,
+    a: &Assignment<'_>,
+    reading: &mut Reading<'_>,
+) -> Option<Command> {
     let mut flags = CommandFlags::default();
     let mut takes_argv0 = false;
     let mut bangs = 0u8;
@@ -68,7 +87,11 @@ fn command(first: Word, words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut
                 continue;
             }
             Some('|') => {
-                reading.refuse(a, first.offset, "the prefix | (run through a login shell) is not supported");
+                reading.refuse(
+                    a,
+                    first.offset,
+                    "the prefix | (run through a login shell) is not supported",
+                );
                 return None;
             }
             _ => break,
@@ -81,7 +104,11 @@ fn command(first: Word, words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut
     }
     flags.keep_user = bangs > 0;
     if flags.full_privileges && flags.keep_user {
-        reading.refuse(a, first.offset, "only one of the prefixes + ! !! can be used");
+        reading.refuse(
+            a,
+            first.offset,
+            "only one of the prefixes + ! !! can be used",
+        );
         return None;
     }
     if let Some(reason) = unusable_program(program) {
@@ -94,7 +121,11 @@ fn command(first: Word, words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut
         match next(words, a, reading) {
             Some(word) => argv0 = Some(word?.text),
             None => {
-                reading.refuse(a, first.offset, "the prefix @ asks for a second word, the program's own name");
+                reading.refuse(
+                    a,
+                    first.offset,
+                    "the prefix @ asks for a second word, the program's own name",
+                );
                 return None;
             }
         }
@@ -108,14 +139,22 @@ fn command(first: Word, words: &mut Words<'_>, a: &Assignment<'_>, reading: &mut
             arguments.push(";".to_owned());
             continue;
         }
-        let Some(word) = next(words, a, reading) else { break };
+        let Some(word) = next(words, a, reading) else {
+            break;
+        };
         let word = word?;
         if !flags.no_expansion {
             warn_about_variable(&word, a, reading);
         }
         arguments.push(word.text);
     }
-    Some(Command { program, argv0, words: arguments, flags, at: a.value.position(first.offset) })
+    Some(Command {
+        program,
+        argv0,
+        words: arguments,
+        flags,
+        at: a.value.position(first.offset),
+    })
 }
 
 fn unusable_program(program: &str) -> Option<&'static str> {
@@ -136,18 +175,25 @@ fn unusable_program(program: &str) -> Option<&'static str> {
 
 /// `$HOME/x` as a word is looked up as the variable `HOME/x`, which nobody means.
 fn warn_about_variable(word: &Word, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    let Some(name) = word.text.strip_prefix('$') else { return };
+    let Some(name) = word.text.strip_prefix('$') else {
+        return;
+    };
     if name.is_empty() || name.starts_with(['$', '{']) || environment_name(name) {
         return;
     }
-    let message = format!("{}=: ${name} names no variable and becomes nothing; inside a word, write ${{NAME}}", a.key);
+    let message = format!(
+        "{}=: ${name} names no variable and becomes nothing; inside a word, write ${{NAME}}",
+        a.key
+    );
     reading.report(a.value.position(word.offset), Severity::Warning, message);
 }
 
 /// Whether a text can be the name of a variable.
 pub(crate) fn environment_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -159,9 +205,16 @@ pub(super) fn environment(draft: &mut Draft, a: &Assignment<'_>, reading: &mut R
     for word in reading.words(a, Severity::Warning).unwrap_or_default() {
         match word.text.split_once('=') {
             Some((name, value)) if environment_name(name) => {
-                draft.service.environment.push((name.to_owned(), value.to_owned()));
+                draft
+                    .service
+                    .environment
+                    .push((name.to_owned(), value.to_owned()));
             }
-            _ => reading.ignore(a, word.offset, &format!("{:?} is not NAME=VALUE", word.text)),
+            _ => reading.ignore(
+                a,
+                word.offset,
+                &format!("{:?} is not NAME=VALUE", word.text),
+            ),
         }
     }
 }
@@ -172,10 +225,17 @@ pub(super) fn environment_file(draft: &mut Draft, a: &Assignment<'_>, reading: &
         draft.service.environment_files.clear();
         return;
     }
-    let Some(text) = reading.text(a, Severity::Warning) else { return };
-    let (optional, path) = text.strip_prefix('-').map_or((false, &*text), |path| (true, path));
+    let Some(text) = reading.text(a, Severity::Warning) else {
+        return;
+    };
+    let (optional, path) = text
+        .strip_prefix('-')
+        .map_or((false, &*text), |path| (true, path));
     if path.starts_with('/') {
-        draft.service.environment_files.push(EnvironmentFile { path: path.to_owned(), optional });
+        draft.service.environment_files.push(EnvironmentFile {
+            path: path.to_owned(),
+            optional,
+        });
     } else {
         reading.ignore(a, 0, &format!("{path:?} is not an absolute path"));
     }
@@ -192,11 +252,19 @@ pub(super) fn environment_names(
         list.clear();
     }
     for word in reading.words(a, Severity::Warning).unwrap_or_default() {
-        let name = word.text.split_once('=').filter(|_| with_values).map_or(&*word.text, |(name, _)| name);
+        let name = word
+            .text
+            .split_once('=')
+            .filter(|_| with_values)
+            .map_or(&*word.text, |(name, _)| name);
         if environment_name(name) {
             list.push(word.text);
         } else {
-            reading.ignore(a, word.offset, &format!("{:?} is not the name of a variable", word.text));
+            reading.ignore(
+                a,
+                word.offset,
+                &format!("{:?} is not the name of a variable", word.text),
+            );
         }
     }
 }

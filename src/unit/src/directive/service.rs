@@ -4,18 +4,22 @@ use super::{Directive, Draft, Reading, common, exec, ignored, refused, set, sile
 use crate::name::{UnitName, UnitType};
 use crate::problem::Severity;
 use crate::service::{
-    CpuWeight, DEFAULT_RESTART_DELAY, Directories, ExitStatusSet, Input, KillMode, NotifyAccess, OomPolicy, Output, Preserve,
-    Resource, ResourceLimit, Restart, Service, ServiceType, WorkingDirectory,
+    CpuWeight, DEFAULT_RESTART_DELAY, Directories, ExitStatusSet, Input, KillMode, NotifyAccess,
+    OomPolicy, Output, Preserve, Resource, ResourceLimit, Restart, Service, ServiceType,
+    WorkingDirectory,
 };
 use crate::syntax::Assignment;
 use crate::value::{Limit, Signal, Span, parse_bool};
 use crate::value::{
-    parse_bytes, parse_count_limit, parse_exit_code, parse_memory_limit, parse_mode, parse_permyriad, parse_span, parse_span_in,
+    parse_bytes, parse_count_limit, parse_exit_code, parse_memory_limit, parse_mode,
+    parse_permyriad, parse_span, parse_span_in,
 };
 
 /// Looks a word up in a list of words.
 fn word<T: Copy>(text: &str, list: &[(&str, T)]) -> Option<T> {
-    list.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+    list.iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
 }
 
 fn service_type(text: &str) -> Option<ServiceType> {
@@ -97,41 +101,69 @@ fn absolute(path: &str) -> Option<String> {
 }
 
 fn weight(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|weight| (1..=10_000).contains(weight))
+    text.parse()
+        .ok()
+        .filter(|weight| (1..=10_000).contains(weight))
 }
 
 fn cpu_weight(text: &str) -> Option<CpuWeight> {
-    if text == "idle" { Some(CpuWeight::Idle) } else { weight(text).map(CpuWeight::Weight) }
+    if text == "idle" {
+        Some(CpuWeight::Idle)
+    } else {
+        weight(text).map(CpuWeight::Weight)
+    }
 }
 
 /// `CPUShares=` of cgroup v1, 2 to 262144 with 1024 in the middle, as a weight with 100 in the middle.
 fn shares_as_weight(text: &str, middle: u64) -> Option<u16> {
-    let shares: u64 = text.parse().ok().filter(|shares| (2..=262_144).contains(shares))?;
-    let weight = shares.saturating_mul(100).checked_div(middle)?.clamp(1, 10_000);
+    let shares: u64 = text
+        .parse()
+        .ok()
+        .filter(|shares| (2..=262_144).contains(shares))?;
+    let weight = shares
+        .saturating_mul(100)
+        .checked_div(middle)?
+        .clamp(1, 10_000);
     u16::try_from(weight).ok()
 }
 
 /// `Limit…=`; false when the key is none.
 pub(super) fn limit(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) -> bool {
-    let Some(name) = a.key.strip_prefix("Limit") else { return false };
-    let Some((number, measure)) = RESOURCES.iter().find(|(n, ..)| *n == name).map(|(_, number, measure)| (*number, *measure))
+    let Some(name) = a.key.strip_prefix("Limit") else {
+        return false;
+    };
+    let Some((number, measure)) = RESOURCES
+        .iter()
+        .find(|(n, ..)| *n == name)
+        .map(|(_, number, measure)| (*number, *measure))
     else {
         return false;
     };
-    let Some((name, ..)) = RESOURCES.iter().find(|(n, ..)| *n == name) else { return false };
+    let Some((name, ..)) = RESOURCES.iter().find(|(n, ..)| *n == name) else {
+        return false;
+    };
     let resource = Resource { name, number };
     draft.service.limits.retain(|l| l.resource != resource);
     let mut parsed = None;
-    reading.option(a, &mut parsed, "a limit such as 1024, 1K:2K or infinity", |text| {
-        let (soft, hard) = text.split_once(':').unwrap_or((text, text));
-        let (soft, hard) = (measure.parse(soft.trim())?, measure.parse(hard.trim())?);
-        let ordered = match (soft, hard) {
-            (Some(soft), Some(hard)) => soft <= hard,
-            (None, Some(_)) => false,
-            (_, None) => true,
-        };
-        ordered.then_some(ResourceLimit { resource, soft, hard })
-    });
+    reading.option(
+        a,
+        &mut parsed,
+        "a limit such as 1024, 1K:2K or infinity",
+        |text| {
+            let (soft, hard) = text.split_once(':').unwrap_or((text, text));
+            let (soft, hard) = (measure.parse(soft.trim())?, measure.parse(hard.trim())?);
+            let ordered = match (soft, hard) {
+                (Some(soft), Some(hard)) => soft <= hard,
+                (None, Some(_)) => false,
+                (_, None) => true,
+            };
+            ordered.then_some(ResourceLimit {
+                resource,
+                soft,
+                hard,
+            })
+        },
+    );
     draft.service.limits.extend(parsed);
     true
 }
@@ -161,7 +193,8 @@ impl Measure {
             Self::Count => text.parse().ok()?,
             Self::Seconds => {
                 let span = span(1_000_000)?;
-                span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0))
+                span.as_secs()
+                    .saturating_add(u64::from(span.subsec_nanos() > 0))
             }
             Self::Microseconds => u64::try_from(span(1)?.as_micros()).ok()?,
             // A signed number is a nice level, which the kernel counts down from 20.
@@ -205,7 +238,11 @@ fn exit_status(set: &mut ExitStatusSet, a: &Assignment<'_>, reading: &mut Readin
         } else if let Some(signal) = Signal::parse(&word.text) {
             set.signals.push(signal);
         } else {
-            reading.ignore(a, word.offset, &format!("{:?} is neither an exit status nor a signal", word.text));
+            reading.ignore(
+                a,
+                word.offset,
+                &format!("{:?} is neither an exit status nor a signal", word.text),
+            );
         }
     }
 }
@@ -216,11 +253,17 @@ fn account(slot: &mut Option<String>, a: &Assignment<'_>, reading: &mut Reading<
         *slot = None;
         return;
     }
-    let Some(text) = reading.text(a, Severity::Error) else { return };
+    let Some(text) = reading.text(a, Severity::Error) else {
+        return;
+    };
     if is_account(&text) {
         *slot = Some(text.into_owned());
     } else {
-        reading.refuse(a, 0, &format!("{text:?} is neither a name nor a number of a user or group"));
+        reading.refuse(
+            a,
+            0,
+            &format!("{text:?} is neither a name nor a number of a user or group"),
+        );
     }
 }
 
@@ -228,11 +271,15 @@ fn is_account(text: &str) -> bool {
     let number = text.bytes().all(|b| b.is_ascii_digit());
     if number {
         // 65535 and 2^32-1 mean "no change" to the kernel.
-        return text.parse::<u32>().is_ok_and(|id| id != u32::MAX && id != 0xffff);
+        return text
+            .parse::<u32>()
+            .is_ok_and(|id| id != u32::MAX && id != 0xffff);
     }
     let mut bytes = text.bytes();
     text.len() <= 31
-        && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
@@ -242,11 +289,17 @@ fn directories(slot: &mut Directories, a: &Assignment<'_>, reading: &mut Reading
     }
     for word in reading.words(a, Severity::Warning).unwrap_or_default() {
         let path = word.text.trim_end_matches('/');
-        let inside = !path.is_empty() && !path.starts_with('/') && path.split('/').all(|p| !matches!(p, "" | "." | ".."));
+        let inside = !path.is_empty()
+            && !path.starts_with('/')
+            && path.split('/').all(|p| !matches!(p, "" | "." | ".."));
         if inside && !path.contains(':') {
             slot.paths.push(path.to_owned());
         } else {
-            reading.ignore(a, word.offset, &format!("{:?} is not a plain relative path", word.text));
+            reading.ignore(
+                a,
+                word.offset,
+                &format!("{:?} is not a plain relative path", word.text),
+            );
         }
     }
 }
@@ -260,11 +313,22 @@ fn signal(slot: &mut Signal, default: Signal, a: &Assignment<'_>, reading: &mut 
 }
 
 fn memory(slot: &mut Option<Limit>, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    reading.option(a, slot, "a size such as 512M, a share such as 10%, or infinity", parse_memory_limit);
+    reading.option(
+        a,
+        slot,
+        "a size such as 512M, a share such as 10%, or infinity",
+        parse_memory_limit,
+    );
 }
 
 fn standard(slot: &mut Output, default: Output, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    reading.value(a, slot, default, "one of inherit null journal tty kmsg file:PATH append:PATH truncate:PATH", output);
+    reading.value(
+        a,
+        slot,
+        default,
+        "one of inherit null journal tty kmsg file:PATH append:PATH truncate:PATH",
+        output,
+    );
 }
 
 fn working_directory(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
@@ -272,12 +336,24 @@ fn working_directory(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Readin
         draft.service.working_directory = WorkingDirectory::default();
         return;
     }
-    let Some(text) = reading.text(a, Severity::Error) else { return };
-    let (optional, path) = text.strip_prefix('-').map_or((false, &*text), |path| (true, path));
+    let Some(text) = reading.text(a, Severity::Error) else {
+        return;
+    };
+    let (optional, path) = text
+        .strip_prefix('-')
+        .map_or((false, &*text), |path| (true, path));
     if path == "~" {
-        draft.service.working_directory = WorkingDirectory { path: None, home: true, optional };
+        draft.service.working_directory = WorkingDirectory {
+            path: None,
+            home: true,
+            optional,
+        };
     } else if path.starts_with('/') {
-        draft.service.working_directory = WorkingDirectory { path: Some(path.to_owned()), home: false, optional };
+        draft.service.working_directory = WorkingDirectory {
+            path: Some(path.to_owned()),
+            home: false,
+            optional,
+        };
     } else {
         reading.refuse(a, 0, &format!("{path:?} is not an absolute path"));
     }
@@ -285,12 +361,16 @@ fn working_directory(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Readin
 
 fn slice(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     reading.option(a, &mut draft.service.slice, "the name of a slice", |text| {
-        UnitName::parse(text).ok().filter(|name| name.kind() == UnitType::Slice && !name.stem().contains('@'))
+        UnitName::parse(text)
+            .ok()
+            .filter(|name| name.kind() == UnitType::Slice && !name.stem().contains('@'))
     });
 }
 
 fn input_text(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    let Some(text) = reading.text(a, Severity::Warning) else { return };
+    let Some(text) = reading.text(a, Severity::Warning) else {
+        return;
+    };
     if !matches!(draft.service.standard_input, Input::Data(_)) {
         draft.service.standard_input = Input::Data(Vec::new());
     }
@@ -319,68 +399,136 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("BindReadOnlyPaths", SANDBOX),
     silent("BlockIOAccounting"),
     set("BlockIOWeight", |d, a, r| {
-        r.option(a, &mut d.service.resources.io_weight, "a weight from 10 to 1000", |t| shares_as_weight(t, 500));
+        r.option(
+            a,
+            &mut d.service.resources.io_weight,
+            "a weight from 10 to 1000",
+            |t| shares_as_weight(t, 500),
+        );
     }),
     refused("BusName", "Type=dbus; there is no message bus"),
     silent("CPUAccounting"),
     ignored("CPUAffinity", "all processors are used"),
     set("CPUQuota", |d, a, r| {
-        r.option(a, &mut d.service.resources.cpu_quota_permyriad, "a percentage such as 150%", |t| {
-            parse_permyriad(t).filter(|quota| *quota > 0)
-        });
+        r.option(
+            a,
+            &mut d.service.resources.cpu_quota_permyriad,
+            "a percentage such as 150%",
+            |t| parse_permyriad(t).filter(|quota| *quota > 0),
+        );
     }),
     set("CPUQuotaPeriodSec", |d, a, r| {
-        r.option(a, &mut d.service.resources.cpu_quota_period, "a time span", |t| parse_span(t)?.timeout());
+        r.option(
+            a,
+            &mut d.service.resources.cpu_quota_period,
+            "a time span",
+            |t| parse_span(t)?.timeout(),
+        );
     }),
     ignored("CPUSchedulingPolicy", SCHEDULER),
     ignored("CPUSchedulingPriority", SCHEDULER),
     ignored("CPUSchedulingResetOnFork", SCHEDULER),
     set("CPUShares", |d, a, r| {
-        r.option(a, &mut d.service.resources.cpu_weight, "a number from 2 to 262144", |t| {
-            shares_as_weight(t, 1024).map(CpuWeight::Weight)
-        });
+        r.option(
+            a,
+            &mut d.service.resources.cpu_weight,
+            "a number from 2 to 262144",
+            |t| shares_as_weight(t, 1024).map(CpuWeight::Weight),
+        );
     }),
     set("CPUWeight", |d, a, r| {
-        r.option(a, &mut d.service.resources.cpu_weight, "a weight from 1 to 10000, or idle", cpu_weight);
+        r.option(
+            a,
+            &mut d.service.resources.cpu_weight,
+            "a weight from 1 to 10000, or idle",
+            cpu_weight,
+        );
     }),
-    set("CacheDirectory", |d, a, r| directories(&mut d.service.cache_directory, a, r)),
-    set("CacheDirectoryMode", |d, a, r| mode(&mut d.service.cache_directory.mode, 0o755, a, r)),
+    set("CacheDirectory", |d, a, r| {
+        directories(&mut d.service.cache_directory, a, r)
+    }),
+    set("CacheDirectoryMode", |d, a, r| {
+        mode(&mut d.service.cache_directory.mode, 0o755, a, r)
+    }),
     refused("Capabilities", SANDBOX),
     refused("CapabilityBoundingSet", SANDBOX),
-    set("ConfigurationDirectory", |d, a, r| directories(&mut d.service.configuration_directory, a, r)),
-    set("ConfigurationDirectoryMode", |d, a, r| mode(&mut d.service.configuration_directory.mode, 0o755, a, r)),
+    set("ConfigurationDirectory", |d, a, r| {
+        directories(&mut d.service.configuration_directory, a, r)
+    }),
+    set("ConfigurationDirectoryMode", |d, a, r| {
+        mode(&mut d.service.configuration_directory.mode, 0o755, a, r)
+    }),
     ignored("CoredumpFilter", "the kernel's default holds"),
     set("Delegate", |d, a, r| {
         // A list of controllers delegates as well; all that are enabled come along.
-        r.option(a, &mut d.written.delegate, "a boolean or a list of controllers", |t| {
-            parse_bool(t).or_else(|| t.split_whitespace().all(|w| w.bytes().all(|b| b.is_ascii_lowercase())).then_some(true))
-        });
+        r.option(
+            a,
+            &mut d.written.delegate,
+            "a boolean or a list of controllers",
+            |t| {
+                parse_bool(t).or_else(|| {
+                    t.split_whitespace()
+                        .all(|w| w.bytes().all(|b| b.is_ascii_lowercase()))
+                        .then_some(true)
+                })
+            },
+        );
     }),
-    ignored("DelegateSubgroup", "the processes start in the unit's own cgroup"),
+    ignored(
+        "DelegateSubgroup",
+        "the processes start in the unit's own cgroup",
+    ),
     refused("DeviceAllow", DEVICES),
     refused("DevicePolicy", DEVICES),
     ignored("DisableControllers", "all controllers stay enabled"),
     refused("DynamicUser", SANDBOX),
     set("Environment", exec::environment),
     set("EnvironmentFile", exec::environment_file),
-    set("ExecCondition", |d, a, r| exec::commands(&mut d.service.exec_condition, a, r)),
+    set("ExecCondition", |d, a, r| {
+        exec::commands(&mut d.service.exec_condition, a, r)
+    }),
     refused("ExecPaths", SANDBOX),
-    set("ExecReload", |d, a, r| exec::commands(&mut d.service.exec_reload, a, r)),
-    ignored("ExecSearchPath", "bare program names are looked up in the usual directories"),
-    set("ExecStart", |d, a, r| exec::commands(&mut d.service.exec_start, a, r)),
-    set("ExecStartPost", |d, a, r| exec::commands(&mut d.service.exec_start_post, a, r)),
-    set("ExecStartPre", |d, a, r| exec::commands(&mut d.service.exec_start_pre, a, r)),
-    set("ExecStop", |d, a, r| exec::commands(&mut d.service.exec_stop, a, r)),
-    set("ExecStopPost", |d, a, r| exec::commands(&mut d.service.exec_stop_post, a, r)),
+    set("ExecReload", |d, a, r| {
+        exec::commands(&mut d.service.exec_reload, a, r)
+    }),
+    ignored(
+        "ExecSearchPath",
+        "bare program names are looked up in the usual directories",
+    ),
+    set("ExecStart", |d, a, r| {
+        exec::commands(&mut d.service.exec_start, a, r)
+    }),
+    set("ExecStartPost", |d, a, r| {
+        exec::commands(&mut d.service.exec_start_post, a, r)
+    }),
+    set("ExecStartPre", |d, a, r| {
+        exec::commands(&mut d.service.exec_start_pre, a, r)
+    }),
+    set("ExecStop", |d, a, r| {
+        exec::commands(&mut d.service.exec_stop, a, r)
+    }),
+    set("ExecStopPost", |d, a, r| {
+        exec::commands(&mut d.service.exec_stop_post, a, r)
+    }),
     ignored("ExitType", "the service ends with its main process"),
     refused("ExtensionDirectories", SANDBOX),
     refused("ExtensionImages", SANDBOX),
     set("FailureAction", common::failure_action),
-    ignored("FileDescriptorStoreMax", "no descriptors are kept over a restart"),
-    ignored("FileDescriptorStorePreserve", "no descriptors are kept over a restart"),
-    set("FinalKillSignal", |d, a, r| signal(&mut d.service.final_kill_signal, Signal::KILL, a, r)),
+    ignored(
+        "FileDescriptorStoreMax",
+        "no descriptors are kept over a restart",
+    ),
+    ignored(
+        "FileDescriptorStorePreserve",
+        "no descriptors are kept over a restart",
+    ),
+    set("FinalKillSignal", |d, a, r| {
+        signal(&mut d.service.final_kill_signal, Signal::KILL, a, r)
+    }),
     set("Group", |d, a, r| account(&mut d.service.group, a, r)),
-    set("GuessMainPID", |d, a, r| r.option(a, &mut d.written.guess_main_pid, "a boolean", parse_bool)),
+    set("GuessMainPID", |d, a, r| {
+        r.option(a, &mut d.written.guess_main_pid, "a boolean", parse_bool)
+    }),
     silent("IOAccounting"),
     ignored("IODeviceWeight", "IOWeight= holds for all devices"),
     ignored("IOReadBandwidthMax", "there is no limit"),
@@ -388,7 +536,12 @@ pub(super) static SERVICE: &[Directive] = &[
     ignored("IOSchedulingClass", SCHEDULER),
     ignored("IOSchedulingPriority", SCHEDULER),
     set("IOWeight", |d, a, r| {
-        r.option(a, &mut d.service.resources.io_weight, "a weight from 1 to 10000", weight);
+        r.option(
+            a,
+            &mut d.service.resources.io_weight,
+            "a weight from 1 to 10000",
+            weight,
+        );
     }),
     ignored("IOWriteBandwidthMax", "there is no limit"),
     ignored("IOWriteIOPSMax", "there is no limit"),
@@ -398,15 +551,24 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("IPCNamespacePath", SANDBOX),
     refused("IPEgressFilterPath", DEVICES),
     refused("IPIngressFilterPath", DEVICES),
-    set("IgnoreSIGPIPE", |d, a, r| r.bool(a, &mut d.service.ignore_sigpipe, true)),
+    set("IgnoreSIGPIPE", |d, a, r| {
+        r.bool(a, &mut d.service.ignore_sigpipe, true)
+    }),
     refused("ImportCredential", CREDENTIALS),
     refused("InaccessibleDirectories", SANDBOX),
     refused("InaccessiblePaths", SANDBOX),
     silent("KeyringMode"),
     set("KillMode", |d, a, r| {
-        r.option(a, &mut d.written.kill_mode, "one of control-group mixed process none", kill_mode);
+        r.option(
+            a,
+            &mut d.written.kill_mode,
+            "one of control-group mixed process none",
+            kill_mode,
+        );
     }),
-    set("KillSignal", |d, a, r| r.option(a, &mut d.written.kill_signal, "a signal", Signal::parse)),
+    set("KillSignal", |d, a, r| {
+        r.option(a, &mut d.written.kill_signal, "a signal", Signal::parse)
+    }),
     refused("LoadCredential", CREDENTIALS),
     refused("LoadCredentialEncrypted", CREDENTIALS),
     refused("LockPersonality", SANDBOX),
@@ -416,23 +578,57 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("LogNamespace", "the journal is one"),
     ignored("LogRateLimitBurst", "the journal's own limit holds"),
     ignored("LogRateLimitIntervalSec", "the journal's own limit holds"),
-    set("LogsDirectory", |d, a, r| directories(&mut d.service.logs_directory, a, r)),
-    set("LogsDirectoryMode", |d, a, r| mode(&mut d.service.logs_directory.mode, 0o755, a, r)),
-    ignored("ManagedOOMMemoryPressure", "the kernel alone acts when memory is short"),
-    ignored("ManagedOOMMemoryPressureLimit", "the kernel alone acts when memory is short"),
-    ignored("ManagedOOMPreference", "the kernel alone acts when memory is short"),
-    ignored("ManagedOOMSwap", "the kernel alone acts when memory is short"),
+    set("LogsDirectory", |d, a, r| {
+        directories(&mut d.service.logs_directory, a, r)
+    }),
+    set("LogsDirectoryMode", |d, a, r| {
+        mode(&mut d.service.logs_directory.mode, 0o755, a, r)
+    }),
+    ignored(
+        "ManagedOOMMemoryPressure",
+        "the kernel alone acts when memory is short",
+    ),
+    ignored(
+        "ManagedOOMMemoryPressureLimit",
+        "the kernel alone acts when memory is short",
+    ),
+    ignored(
+        "ManagedOOMPreference",
+        "the kernel alone acts when memory is short",
+    ),
+    ignored(
+        "ManagedOOMSwap",
+        "the kernel alone acts when memory is short",
+    ),
     silent("MemoryAccounting"),
     refused("MemoryDenyWriteExecute", SANDBOX),
-    set("MemoryHigh", |d, a, r| memory(&mut d.service.resources.memory_high, a, r)),
+    set("MemoryHigh", |d, a, r| {
+        memory(&mut d.service.resources.memory_high, a, r)
+    }),
     ignored("MemoryKSM", "pages are not merged"),
-    set("MemoryLimit", |d, a, r| memory(&mut d.service.resources.memory_max, a, r)),
-    set("MemoryLow", |d, a, r| memory(&mut d.service.resources.memory_low, a, r)),
-    set("MemoryMax", |d, a, r| memory(&mut d.service.resources.memory_max, a, r)),
-    set("MemoryMin", |d, a, r| memory(&mut d.service.resources.memory_min, a, r)),
-    ignored("MemoryPressureThresholdSec", "the service is not told of memory pressure"),
-    ignored("MemoryPressureWatch", "the service is not told of memory pressure"),
-    set("MemorySwapMax", |d, a, r| memory(&mut d.service.resources.memory_swap_max, a, r)),
+    set("MemoryLimit", |d, a, r| {
+        memory(&mut d.service.resources.memory_max, a, r)
+    }),
+    set("MemoryLow", |d, a, r| {
+        memory(&mut d.service.resources.memory_low, a, r)
+    }),
+    set("MemoryMax", |d, a, r| {
+        memory(&mut d.service.resources.memory_max, a, r)
+    }),
+    set("MemoryMin", |d, a, r| {
+        memory(&mut d.service.resources.memory_min, a, r)
+    }),
+    ignored(
+        "MemoryPressureThresholdSec",
+        "the service is not told of memory pressure",
+    ),
+    ignored(
+        "MemoryPressureWatch",
+        "the service is not told of memory pressure",
+    ),
+    set("MemorySwapMax", |d, a, r| {
+        memory(&mut d.service.resources.memory_swap_max, a, r)
+    }),
     ignored("MemoryZSwapMax", "there is no limit"),
     refused("MountAPIVFS", SANDBOX),
     refused("MountFlags", SANDBOX),
@@ -449,27 +645,61 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("NoNewPrivileges", SANDBOX),
     ignored("NonBlocking", "no sockets are passed"),
     set("NotifyAccess", |d, a, r| {
-        r.option(a, &mut d.written.notify_access, "one of none main exec all", notify_access);
+        r.option(
+            a,
+            &mut d.written.notify_access,
+            "one of none main exec all",
+            notify_access,
+        );
     }),
     set("OOMPolicy", |d, a, r| {
-        r.value(a, &mut d.service.oom_policy, OomPolicy::Stop, "one of continue stop kill", |t| {
-            word(t, &[("continue", OomPolicy::Continue), ("stop", OomPolicy::Stop), ("kill", OomPolicy::Kill)])
-        });
+        r.value(
+            a,
+            &mut d.service.oom_policy,
+            OomPolicy::Stop,
+            "one of continue stop kill",
+            |t| {
+                word(
+                    t,
+                    &[
+                        ("continue", OomPolicy::Continue),
+                        ("stop", OomPolicy::Stop),
+                        ("kill", OomPolicy::Kill),
+                    ],
+                )
+            },
+        );
     }),
     set("OOMScoreAdjust", |d, a, r| {
-        r.option(a, &mut d.service.oom_score_adjust, "a number from -1000 to 1000", |t| {
-            t.parse().ok().filter(|adjust| (-1000..=1000).contains(adjust))
-        });
+        r.option(
+            a,
+            &mut d.service.oom_score_adjust,
+            "a number from -1000 to 1000",
+            |t| {
+                t.parse()
+                    .ok()
+                    .filter(|adjust| (-1000..=1000).contains(adjust))
+            },
+        );
     }),
     refused("OpenFile", "no descriptors are passed"),
     refused("PAMName", "there is no PAM"),
     set("PIDFile", |d, a, r| {
         r.option(a, &mut d.service.pid_file, "a path", |t| {
-            Some(if t.starts_with('/') { t.to_owned() } else { format!("/run/{t}") })
+            Some(if t.starts_with('/') {
+                t.to_owned()
+            } else {
+                format!("/run/{t}")
+            })
         });
     }),
-    set("PassEnvironment", |d, a, r| exec::environment_names(&mut d.service.pass_environment, false, a, r)),
-    refused("PermissionsStartOnly", "write + before the commands that need privileges"),
+    set("PassEnvironment", |d, a, r| {
+        exec::environment_names(&mut d.service.pass_environment, false, a, r)
+    }),
+    refused(
+        "PermissionsStartOnly",
+        "write + before the commands that need privileges",
+    ),
     refused("Personality", SANDBOX),
     refused("PrivateDevices", SANDBOX),
     refused("PrivateIPC", SANDBOX),
@@ -494,7 +724,9 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("ReadWritePaths", SANDBOX),
     ignored("RebootArgument", "a reboot takes no argument"),
     ignored("ReloadSignal", "Type=notify-reload uses SIGHUP"),
-    set("RemainAfterExit", |d, a, r| r.bool(a, &mut d.service.remain_after_exit, false)),
+    set("RemainAfterExit", |d, a, r| {
+        r.bool(a, &mut d.service.remain_after_exit, false)
+    }),
     ignored("RemoveIPC", "IPC objects stay"),
     set("Restart", |d, a, r| {
         r.value(
@@ -505,13 +737,22 @@ pub(super) static SERVICE: &[Directive] = &[
             restart,
         );
     }),
-    set("RestartForceExitStatus", |d, a, r| exit_status(&mut d.service.restart_force_exit_status, a, r)),
+    set("RestartForceExitStatus", |d, a, r| {
+        exit_status(&mut d.service.restart_force_exit_status, a, r)
+    }),
     set("RestartKillSignal", |d, a, r| {
-        r.option(a, &mut d.written.restart_kill_signal, "a signal", Signal::parse);
+        r.option(
+            a,
+            &mut d.written.restart_kill_signal,
+            "a signal",
+            Signal::parse,
+        );
     }),
     ignored("RestartMaxDelaySec", "the delay stays RestartSec="),
     silent("RestartMode"),
-    set("RestartPreventExitStatus", |d, a, r| exit_status(&mut d.service.restart_prevent_exit_status, a, r)),
+    set("RestartPreventExitStatus", |d, a, r| {
+        exit_status(&mut d.service.restart_prevent_exit_status, a, r)
+    }),
     set("RestartSec", |d, a, r| {
         r.duration(a, &mut d.service.restart_delay, DEFAULT_RESTART_DELAY);
     }),
@@ -530,20 +771,36 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("RootImage", SANDBOX),
     refused("RootImageOptions", SANDBOX),
     refused("RootVerity", SANDBOX),
-    set("RuntimeDirectory", |d, a, r| directories(&mut d.service.runtime_directory, a, r)),
-    set("RuntimeDirectoryMode", |d, a, r| mode(&mut d.service.runtime_directory.mode, 0o755, a, r)),
-    set("RuntimeDirectoryPreserve", |d, a, r| {
-        r.value(a, &mut d.service.runtime_directory_preserve, Preserve::No, "a boolean or restart", |t| match t {
-            "restart" => Some(Preserve::Restart),
-            _ => parse_bool(t).map(|yes| if yes { Preserve::Yes } else { Preserve::No }),
-        });
+    set("RuntimeDirectory", |d, a, r| {
+        directories(&mut d.service.runtime_directory, a, r)
     }),
-    set("RuntimeMaxSec", |d, a, r| r.span(a, &mut d.written.runtime_max)),
+    set("RuntimeDirectoryMode", |d, a, r| {
+        mode(&mut d.service.runtime_directory.mode, 0o755, a, r)
+    }),
+    set("RuntimeDirectoryPreserve", |d, a, r| {
+        r.value(
+            a,
+            &mut d.service.runtime_directory_preserve,
+            Preserve::No,
+            "a boolean or restart",
+            |t| match t {
+                "restart" => Some(Preserve::Restart),
+                _ => parse_bool(t).map(|yes| if yes { Preserve::Yes } else { Preserve::No }),
+            },
+        );
+    }),
+    set("RuntimeMaxSec", |d, a, r| {
+        r.span(a, &mut d.written.runtime_max)
+    }),
     ignored("RuntimeRandomizedExtraSec", "RuntimeMaxSec= holds exactly"),
     refused("SELinuxContext", SANDBOX),
     refused("SecureBits", SANDBOX),
-    set("SendSIGHUP", |d, a, r| r.bool(a, &mut d.service.send_sighup, false)),
-    set("SendSIGKILL", |d, a, r| r.bool(a, &mut d.service.send_sigkill, true)),
+    set("SendSIGHUP", |d, a, r| {
+        r.bool(a, &mut d.service.send_sighup, false)
+    }),
+    set("SendSIGKILL", |d, a, r| {
+        r.bool(a, &mut d.service.send_sigkill, true)
+    }),
     refused("SetCredential", CREDENTIALS),
     refused("SetCredentialEncrypted", CREDENTIALS),
     ignored("SetLoginEnvironment", "set the variables with Environment="),
@@ -552,7 +809,9 @@ pub(super) static SERVICE: &[Directive] = &[
     refused("SocketBindAllow", DEVICES),
     refused("SocketBindDeny", DEVICES),
     ignored("Sockets", "no sockets are passed"),
-    set("StandardError", |d, a, r| standard(&mut d.service.standard_error, Output::Inherit, a, r)),
+    set("StandardError", |d, a, r| {
+        standard(&mut d.service.standard_error, Output::Inherit, a, r)
+    }),
     set("StandardInput", |d, a, r| {
         r.value(
             a,
@@ -563,15 +822,23 @@ pub(super) static SERVICE: &[Directive] = &[
         );
     }),
     set("StandardInputText", input_text),
-    set("StandardOutput", |d, a, r| standard(&mut d.service.standard_output, Output::Journal, a, r)),
+    set("StandardOutput", |d, a, r| {
+        standard(&mut d.service.standard_output, Output::Journal, a, r)
+    }),
     set("StartLimitAction", common::start_limit_action),
     set("StartLimitBurst", common::start_limit_burst),
     set("StartLimitInterval", common::start_limit_interval),
     ignored("StartupCPUWeight", "CPUWeight= holds from the start"),
     ignored("StartupIOWeight", "IOWeight= holds from the start"),
-    set("StateDirectory", |d, a, r| directories(&mut d.service.state_directory, a, r)),
-    set("StateDirectoryMode", |d, a, r| mode(&mut d.service.state_directory.mode, 0o755, a, r)),
-    set("SuccessExitStatus", |d, a, r| exit_status(&mut d.service.success_exit_status, a, r)),
+    set("StateDirectory", |d, a, r| {
+        directories(&mut d.service.state_directory, a, r)
+    }),
+    set("StateDirectoryMode", |d, a, r| {
+        mode(&mut d.service.state_directory.mode, 0o755, a, r)
+    }),
+    set("SuccessExitStatus", |d, a, r| {
+        exit_status(&mut d.service.success_exit_status, a, r)
+    }),
     set("SupplementaryGroups", |d, a, r| {
         if a.value.text.is_empty() {
             d.service.supplementary_groups.clear();
@@ -587,7 +854,9 @@ pub(super) static SERVICE: &[Directive] = &[
     silent("SysVStartPriority"),
     silent("SyslogFacility"),
     set("SyslogIdentifier", |d, a, r| {
-        r.option(a, &mut d.service.syslog_identifier, "a name", |t| Some(t.to_owned()));
+        r.option(a, &mut d.service.syslog_identifier, "a name", |t| {
+            Some(t.to_owned())
+        });
     }),
     silent("SyslogLevel"),
     silent("SyslogLevelPrefix"),
@@ -598,11 +867,21 @@ pub(super) static SERVICE: &[Directive] = &[
     ignored("TTYColumns", "the terminal keeps its size"),
     set("TTYPath", |d, a, r| {
         let default = Service::default().tty_path;
-        r.value(a, &mut d.service.tty_path, default, "an absolute path", absolute);
+        r.value(
+            a,
+            &mut d.service.tty_path,
+            default,
+            "an absolute path",
+            absolute,
+        );
     }),
-    set("TTYReset", |d, a, r| r.bool(a, &mut d.service.tty_reset, false)),
+    set("TTYReset", |d, a, r| {
+        r.bool(a, &mut d.service.tty_reset, false)
+    }),
     ignored("TTYRows", "the terminal keeps its size"),
-    set("TTYVHangup", |d, a, r| r.bool(a, &mut d.service.tty_vhangup, false)),
+    set("TTYVHangup", |d, a, r| {
+        r.bool(a, &mut d.service.tty_vhangup, false)
+    }),
     silent("TTYVTDisallocate"),
     silent("TasksAccounting"),
     set("TasksMax", |d, a, r| {
@@ -620,9 +899,13 @@ pub(super) static SERVICE: &[Directive] = &[
         d.written.timeout_stop = d.written.timeout_start;
     }),
     ignored("TimeoutStartFailureMode", "the processes are terminated"),
-    set("TimeoutStartSec", |d, a, r| r.span(a, &mut d.written.timeout_start)),
+    set("TimeoutStartSec", |d, a, r| {
+        r.span(a, &mut d.written.timeout_start)
+    }),
     ignored("TimeoutStopFailureMode", "the processes are killed"),
-    set("TimeoutStopSec", |d, a, r| r.span(a, &mut d.written.timeout_stop)),
+    set("TimeoutStopSec", |d, a, r| {
+        r.span(a, &mut d.written.timeout_stop)
+    }),
     ignored("TimerSlackNSec", SCHEDULER),
     set("Type", |d, a, r| match &*a.value.text {
         "dbus" => r.refuse(a, 0, "dbus is not supported: there is no message bus"),
@@ -636,11 +919,15 @@ pub(super) static SERVICE: &[Directive] = &[
     set("UMask", |d, a, r| mode(&mut d.service.umask, 0o022, a, r)),
     refused("USBFunctionDescriptors", "USB functions"),
     refused("USBFunctionStrings", "USB functions"),
-    set("UnsetEnvironment", |d, a, r| exec::environment_names(&mut d.service.unset_environment, true, a, r)),
+    set("UnsetEnvironment", |d, a, r| {
+        exec::environment_names(&mut d.service.unset_environment, true, a, r)
+    }),
     set("User", |d, a, r| account(&mut d.service.user, a, r)),
     silent("UtmpIdentifier"),
     silent("UtmpMode"),
     set("WatchdogSec", |d, a, r| r.span(a, &mut d.written.watchdog)),
-    set("WatchdogSignal", |d, a, r| signal(&mut d.service.watchdog_signal, Signal::ABRT, a, r)),
+    set("WatchdogSignal", |d, a, r| {
+        signal(&mut d.service.watchdog_signal, Signal::ABRT, a, r)
+    }),
     set("WorkingDirectory", working_directory),
 ];

@@ -37,8 +37,13 @@ pub enum TransactionError {
         cause: Cause,
     },
     /// The same request would have to start and stop this unit.
-    #[error("{0} would have to be both started and stopped")]
-    Contradiction(UnitName),
+    #[error("{unit} would have to be both started and stopped{}", because_of(.with.as_ref()))]
+    Contradiction {
+        /// The unit.
+        unit: UnitName,
+        /// A unit of the same request that conflicts with it.
+        with: Option<UnitName>,
+    },
     /// Units that are all required are ordered in a circle.
     #[error("ordering cycle: {}", Circle(.0))]
     Cycle(Vec<UnitName>),
@@ -64,6 +69,11 @@ pub enum TransactionError {
     /// The unit lacks `AllowIsolate=yes`.
     #[error("{0} does not allow isolation")]
     NotIsolatable(UnitName),
+}
+
+fn because_of(with: Option<&UnitName>) -> String {
+    with.map(|with| format!(": it conflicts with {with}"))
+        .unwrap_or_default()
 }
 
 struct Circle<'a>(&'a [UnitName]);
@@ -206,7 +216,10 @@ pub(super) fn plan(
         .map(|((unit, _), cause)| (unit, cause))
         .collect();
     left_out.sort_by_key(|(unit, _)| *unit);
-    Ok(Plan { jobs: chosen, left_out })
+    Ok(Plan {
+        jobs: chosen,
+        left_out,
+    })
 }
 
 /// Refuses a plan that would cancel what must not be cancelled.
@@ -217,7 +230,9 @@ fn check_installed(
     mode: Mode,
 ) -> Result<(), TransactionError> {
     for (unit, kind) in chosen {
-        let Some(job) = jobs.job_of(*unit) else { continue };
+        let Some(job) = jobs.job_of(*unit) else {
+            continue;
+        };
         if job.kind.merged(*kind).is_some() {
             continue;
         }
@@ -254,12 +269,25 @@ impl Planner<'_> {
         }
     }
 
-    fn visit(&mut self, unit: UnitId, kind: JobKind, need: Need, mode: Mode, impossible: &mut Vec<(UnitId, Cause)>) {
-        let side = if kind == JobKind::Stop { Side::Down } else { Side::Up };
+    fn visit(
+        &mut self,
+        unit: UnitId,
+        kind: JobKind,
+        need: Need,
+        mode: Mode,
+        impossible: &mut Vec<(UnitId, Cause)>,
+    ) {
+        let side = if kind == JobKind::Stop {
+            Side::Down
+        } else {
+            Side::Up
+        };
         if self.bans.contains_key(&(unit, side)) {
             return;
         }
-        let Some(entry) = self.entries.get_mut(unit.index()) else { return };
+        let Some(entry) = self.entries.get_mut(unit.index()) else {
+            return;
+        };
         let fresh = entry.kind().is_none();
         let known = entry.need(kind);
         if *known >= need {
@@ -269,7 +297,9 @@ impl Planner<'_> {
         if fresh {
             self.reached.push(unit);
         }
-        if side == Side::Up && let Some(cause) = self.unusable(unit) {
+        if side == Side::Up
+            && let Some(cause) = self.unusable(unit)
+        {
             impossible.push((unit, cause));
             return;
         }
@@ -296,11 +326,19 @@ impl Planner<'_> {
                 }
                 (
                     JobKind::Stop,
-                    Edge::RequiredBy | Edge::BoundBy | Edge::RequisiteOf | Edge::ConsistsOf | Edge::PropagatesStopTo,
+                    Edge::RequiredBy
+                    | Edge::BoundBy
+                    | Edge::RequisiteOf
+                    | Edge::ConsistsOf
+                    | Edge::PropagatesStopTo,
                 ) => self.queue.push_back((*other, JobKind::Stop, need)),
                 (
                     JobKind::Restart,
-                    Edge::RequiredBy | Edge::BoundBy | Edge::RequisiteOf | Edge::ConsistsOf | Edge::PropagatesStopTo,
+                    Edge::RequiredBy
+                    | Edge::BoundBy
+                    | Edge::RequisiteOf
+                    | Edge::ConsistsOf
+                    | Edge::PropagatesStopTo,
                 ) if !state.is_down() => self.queue.push_back((*other, JobKind::Restart, need)),
                 (JobKind::Reload, Edge::PropagatesReloadTo) if state.is_up() => {
                     self.queue.push_back((*other, JobKind::Reload, Need::Soft));
@@ -337,7 +375,11 @@ impl Planner<'_> {
                 .iter()
                 .filter(|(edge, _)| matches!(edge, Edge::RequiredBy | Edge::BoundBy))
                 .map(|(_, other)| *other)
-                .filter(|other| self.entries.get(other.index()).is_some_and(|e| e.up() > Need::None))
+                .filter(|other| {
+                    self.entries
+                        .get(other.index())
+                        .is_some_and(|e| e.up() > Need::None)
+                })
                 .collect();
             for other in needing {
                 if other == self.anchor {
@@ -362,40 +404,67 @@ impl Planner<'_> {
             Cause::Masked => TransactionError::Masked(name),
             Cause::NotLoaded(text) => TransactionError::NotLoaded(name, text),
             Cause::Cycle(units) => TransactionError::Cycle(units),
-            _ => TransactionError::Contradiction(name),
+            Cause::ConflictsWith(with) => TransactionError::Contradiction {
+                unit: name,
+                with: Some(with),
+            },
+            _ => TransactionError::Contradiction {
+                unit: name,
+                with: None,
+            },
         }
     }
 
     /// Finds a unit that the plan both starts and stops, and leaves one of the two out.
     fn ban_contradiction(&mut self) -> Result<bool, TransactionError> {
-        let clash = self.reached.iter().copied().find_map(|unit| {
-            let entry = *self.entries.get(unit.index())?;
-            (entry.stop > Need::None && entry.up().max(entry.reload) > Need::None).then_some((unit, entry))
-        });
-        let Some((unit, entry)) = clash else { return Ok(false) };
-        let up = entry.up();
-        if up == Need::Hard && entry.stop == Need::Hard {
-            return Err(TransactionError::Contradiction(self.graph.name(unit).clone()));
-        }
-        let planned_conflict = |edge: Edge| {
-            self.graph.related(unit, edge).find(|other| {
-                self.entries.get(other.index()).is_some_and(|e| e.up() > Need::None)
+        let clashes = || {
+            self.reached.iter().copied().filter_map(|unit| {
+                let entry = *self.entries.get(unit.index())?;
+                (entry.stop > Need::None && entry.up().max(entry.reload) > Need::None)
+                    .then_some((unit, entry))
             })
         };
+        // Other clashes may only follow from the one that a unit declares.
+        let declared = clashes().find(|(_, entry)| entry.stop_declared);
+        let Some((unit, entry)) = declared.or_else(|| clashes().next()) else {
+            return Ok(false);
+        };
+        let up = entry.up();
+        let planned_conflict = |edge: Edge| {
+            self.graph.related(unit, edge).find(|other| {
+                self.entries
+                    .get(other.index())
+                    .is_some_and(|e| e.up() > Need::None)
+            })
+        };
+        if up == Need::Hard && entry.stop == Need::Hard {
+            let with =
+                planned_conflict(Edge::ConflictedBy).or_else(|| planned_conflict(Edge::Conflicts));
+            return Err(TransactionError::Contradiction {
+                unit: self.graph.name(unit).clone(),
+                with: with.map(|with| self.graph.name(with).clone()),
+            });
+        }
         // Equal needs: the unit that declares the conflict is the one that was written with the other in mind.
         let keep_stop = entry.stop > up || (entry.stop == up && entry.stop_declared);
         if keep_stop {
-            let rival = planned_conflict(Edge::ConflictedBy).or_else(|| planned_conflict(Edge::Conflicts));
+            let rival =
+                planned_conflict(Edge::ConflictedBy).or_else(|| planned_conflict(Edge::Conflicts));
             let name = self.graph.name(rival.unwrap_or(unit)).clone();
             self.ban_up(unit, Cause::ConflictsWith(name))?;
         } else {
             let declaring: Vec<UnitId> = self
                 .graph
                 .related(unit, Edge::ConflictedBy)
-                .filter(|other| self.entries.get(other.index()).is_some_and(|e| e.up() > Need::None))
+                .filter(|other| {
+                    self.entries
+                        .get(other.index())
+                        .is_some_and(|e| e.up() > Need::None)
+                })
                 .collect();
             let name = self.graph.name(unit).clone();
-            self.bans.insert((unit, Side::Down), Cause::ConflictsWith(name.clone()));
+            self.bans
+                .insert((unit, Side::Down), Cause::ConflictsWith(name.clone()));
             for other in declaring {
                 self.ban_up(other, Cause::ConflictsWith(name.clone()))?;
             }
@@ -407,9 +476,13 @@ impl Planner<'_> {
     fn choose(&self, jobs: &Jobs) -> Vec<(UnitId, JobKind)> {
         let mut chosen = Vec::with_capacity(self.reached.len());
         for unit in &self.reached {
-            let Some(kind) = self.entries.get(unit.index()).and_then(|e| e.kind()) else { continue };
+            let Some(kind) = self.entries.get(unit.index()).and_then(|e| e.kind()) else {
+                continue;
+            };
             let state = self.graph.state(*unit);
-            let contrary = jobs.job_of(*unit).is_some_and(|job| job.kind.merged(kind).is_none());
+            let contrary = jobs
+                .job_of(*unit)
+                .is_some_and(|job| job.kind.merged(kind).is_none());
             let done = match kind {
                 JobKind::Start => state.is_up(),
                 JobKind::Stop => state.is_down(),
@@ -426,8 +499,12 @@ impl Planner<'_> {
     fn add_isolation(&self, jobs: &Jobs, chosen: &mut Vec<(UnitId, JobKind)>) {
         for unit in self.graph.ids() {
             let kept = self.graph.unit(unit).is_some_and(|u| u.ignore_on_isolate);
-            let planned = self.entries.get(unit.index()).is_some_and(|e| e.kind().is_some());
-            let idle = self.graph.state(unit) == ActiveState::Inactive && jobs.job_of(unit).is_none();
+            let planned = self
+                .entries
+                .get(unit.index())
+                .is_some_and(|e| e.kind().is_some());
+            let idle =
+                self.graph.state(unit) == ActiveState::Inactive && jobs.job_of(unit).is_none();
             if !(kept || planned || idle) {
                 chosen.push((unit, JobKind::Stop));
             }
@@ -438,7 +515,11 @@ impl Planner<'_> {
     ///
     /// Jobs that go down always precede jobs that go up, so each of the two sets must be free of cycles by itself. A
     /// restart is first in one and then in the other.
-    fn ban_cycle(&mut self, jobs: &Jobs, chosen: &[(UnitId, JobKind)]) -> Result<bool, TransactionError> {
+    fn ban_cycle(
+        &mut self,
+        jobs: &Jobs,
+        chosen: &[(UnitId, JobKind)],
+    ) -> Result<bool, TransactionError> {
         let mut kinds: Vec<Option<JobKind>> = vec![None; self.graph.len()];
         for job in jobs.iter() {
             if let Some(slot) = kinds.get_mut(job.unit.index()) {
@@ -457,8 +538,13 @@ impl Planner<'_> {
                 Some(_) => side == Side::Up,
                 None => false,
             };
-            let Some(cycle) = find_cycle(self.graph, chosen, belongs) else { continue };
-            let names: Vec<UnitName> = cycle.iter().map(|unit| self.graph.name(*unit).clone()).collect();
+            let Some(cycle) = find_cycle(self.graph, chosen, belongs) else {
+                continue;
+            };
+            let names: Vec<UnitName> = cycle
+                .iter()
+                .map(|unit| self.graph.name(*unit).clone())
+                .collect();
             let soft = cycle.iter().copied().find(|unit| {
                 let planned = chosen.iter().any(|(c, _)| c == unit);
                 let hard = self.entries.get(unit.index()).is_some_and(|e| match side {
@@ -467,8 +553,13 @@ impl Planner<'_> {
                 });
                 planned && !hard && *unit != self.anchor
             });
-            let Some(unit) = soft else { return Err(TransactionError::Cycle(names)) };
-            let restarts = self.entries.get(unit.index()).is_some_and(|e| e.restart > Need::None);
+            let Some(unit) = soft else {
+                return Err(TransactionError::Cycle(names));
+            };
+            let restarts = self
+                .entries
+                .get(unit.index())
+                .is_some_and(|e| e.restart > Need::None);
             if side == Side::Up || restarts {
                 self.ban_up(unit, Cause::Cycle(names))?;
             } else {
@@ -481,7 +572,11 @@ impl Planner<'_> {
 }
 
 /// A cycle along `After` through units that belong; each is ordered after the next.
-fn find_cycle(graph: &Graph, roots: &[(UnitId, JobKind)], belongs: impl Fn(UnitId) -> bool) -> Option<Vec<UnitId>> {
+fn find_cycle(
+    graph: &Graph,
+    roots: &[(UnitId, JobKind)],
+    belongs: impl Fn(UnitId) -> bool,
+) -> Option<Vec<UnitId>> {
     #[derive(Clone, Copy, PartialEq)]
     enum Colour {
         New,
@@ -493,7 +588,8 @@ fn find_cycle(graph: &Graph, roots: &[(UnitId, JobKind)], belongs: impl Fn(UnitI
         if !belongs(*root) || colours.get(root.index()) != Some(&Colour::New) {
             continue;
         }
-        let mut path: Vec<(UnitId, std::slice::Iter<'_, (Edge, UnitId)>)> = vec![(*root, graph.edges(*root).iter())];
+        let mut path: Vec<(UnitId, std::slice::Iter<'_, (Edge, UnitId)>)> =
+            vec![(*root, graph.edges(*root).iter())];
         if let Some(colour) = colours.get_mut(root.index()) {
             *colour = Colour::OnPath;
         }
@@ -516,7 +612,12 @@ fn find_cycle(graph: &Graph, roots: &[(UnitId, JobKind)], belongs: impl Fn(UnitI
                     path.push((next, graph.edges(next).iter()));
                 }
                 Some(Colour::OnPath) => {
-                    return Some(path.iter().map(|(unit, _)| *unit).skip_while(|unit| *unit != next).collect());
+                    return Some(
+                        path.iter()
+                            .map(|(unit, _)| *unit)
+                            .skip_while(|unit| *unit != next)
+                            .collect(),
+                    );
                 }
                 _ => {}
             }
