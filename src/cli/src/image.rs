@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use orlop_image::{Listed, Store};
+use orlop_container::Records;
+use orlop_image::{ImageId, Listed, Removed, Store};
 
 /// Where the store lies, unless `ORLOP_IMAGES` says otherwise.
 const STORE: &str = "/var/lib/orlop/images";
@@ -169,21 +170,20 @@ pub fn images(arguments: &[OsString]) -> ExitCode {
 pub fn rmi(arguments: &[OsString]) -> ExitCode {
     run("docker rmi", arguments, |arguments: RmiArguments| {
         let store = store()?;
+        let running = running(&store)?;
         let mut failed = 0;
         for image in &arguments.images {
-            match store.remove(image, arguments.force) {
+            match remove(&store, image, arguments.force, &running) {
                 Ok(removed) => {
-                    removed
-                        .untagged
-                        .iter()
-                        .for_each(|name| println!("Untagged: {name}"));
-                    removed
-                        .deleted
-                        .iter()
-                        .for_each(|id| println!("Deleted: {id}"));
+                    for name in removed.untagged {
+                        println!("Untagged: {name}");
+                    }
+                    if let Some(id) = removed.deleted {
+                        println!("Deleted: {id}");
+                    }
                 }
                 Err(err) => {
-                    eprintln!("docker rmi: {:#}", anyhow::Error::new(err));
+                    eprintln!("docker rmi: {err:#}");
                     failed += 1;
                 }
             }
@@ -193,6 +193,33 @@ pub fn rmi(arguments: &[OsString]) -> ExitCode {
         }
         Ok(())
     })
+}
+
+/// Removes an image unless a container runs from it; no force makes up for files that vanish under a program.
+fn remove(
+    store: &Store,
+    image: &str,
+    force: bool,
+    running: &[(ImageId, String)],
+) -> anyhow::Result<Removed> {
+    // Removing one name of several takes no layer away. A damaged image cannot be looked into, but can be removed.
+    if let Ok(found) = store.resolve(image)
+        && let Some((_, container)) = running.iter().find(|(id, _)| *id == found.id)
+        && (found.names.len() < 2 || force)
+    {
+        bail!("container {container} runs from image {image}: stop it first");
+    }
+    Ok(store.remove(image, force)?)
+}
+
+/// The running containers' names with the images that they were started from.
+fn running(store: &Store) -> anyhow::Result<Vec<(ImageId, String)>> {
+    let records = Records::new(Records::DIRECTORY).all()?;
+    Ok(records
+        .into_iter()
+        .filter(|record| record.running().is_some())
+        .filter_map(|record| Some((store.resolve(&record.image).ok()?.id, record.name)))
+        .collect())
 }
 
 /// `docker tag IMAGE NAME`.

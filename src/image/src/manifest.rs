@@ -349,6 +349,12 @@ impl Documents<'_> {
         layers: Vec<(Option<Digest>, String)>,
     ) -> Result<Found, Error> {
         let config: ImageConfiguration = self.parse(config_name, &config_bytes)?;
+        let platform = format!("{}/{}", config.os(), config.architecture());
+        // Some builders leave the fields empty; what is there must be right, or the first program fails for no clear reason.
+        if !matches!(platform.as_str(), "linux/amd64" | "linux/" | "/amd64" | "/") {
+            let reason = format!("the image is for {platform}, and this machine is linux/amd64");
+            return Err(self.invalid(config_name, reason));
+        }
         let diff_ids = config.rootfs().diff_ids();
         if diff_ids.len() != layers.len() {
             let reason = format!(

@@ -344,10 +344,20 @@ impl Store {
                 path: path.clone(),
                 source,
             })?;
+        // The kernel lets go for a holder that dies; whoever lives is bounded by the limits of one import.
+        let mut operation_now = match operation {
+            FlockOperation::LockExclusive => FlockOperation::NonBlockingLockExclusive,
+            FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
+            other => other,
+        };
         loop {
-            match rustix::fs::flock(&file, operation) {
+            match rustix::fs::flock(&file, operation_now) {
                 Ok(()) => return Ok(file),
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) if operation_now != operation => {
+                    log::info!("waiting for another process that changes the image store");
+                    operation_now = operation;
+                }
                 Err(err) => {
                     return Err(Error::Lock {
                         path,

@@ -414,6 +414,25 @@ fn other_platforms_and_unknown_artefacts_are_passed_over() {
 }
 
 #[test]
+fn an_image_for_another_machine_is_refused_before_it_is_unpacked() {
+    let mut layout = Layout::new();
+    let blob = Layout::blob_path(&layout.bench, &layout.manifest["config"]["digest"]);
+    let config = fs::read_to_string(&blob).unwrap().replace("amd64", "arm64");
+    let digest = Digest::of(Algorithm::Sha256, config.as_bytes());
+    fs::write(
+        layout.bench.path("layout/blobs/sha256").join(digest.hex()),
+        config,
+    )
+    .unwrap();
+    layout.manifest["config"]["digest"] = digest.to_string().into();
+    let err = layout.import().unwrap_err();
+    assert!(
+        err.ends_with("the image is for linux/arm64, and this machine is linux/amd64"),
+        "{err}"
+    );
+}
+
+#[test]
 fn an_index_that_holds_itself_ends() {
     let mut layout = Layout::new();
     // No document can hold its own digest; a chain of them comes closest.
