@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::node::{Entry, Form, Node, Reader, Scalar as Written, Value};
-use crate::problem::{Problem, Source, Sourced, quoted};
+use crate::problem::{Problem, Severity, Source, Sourced, quoted};
 
 /// One key that can be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,11 @@ pub(crate) trait Item: Record {
     /// Whether a later item takes this one's place instead of following it.
     fn is_replaced_by(&self, _later: &Self) -> bool {
         false
+    }
+    /// What becomes of an item of which any value is wrong, when the rest of it must not be used alone: `the file is not
+    /// written`.
+    fn refused_whole() -> Option<&'static str> {
+        None
     }
     /// An item written as one word, where that is allowed.
     fn from_word(_word: &str) -> Option<Self> {
@@ -280,12 +285,29 @@ fn read_scalar<T: Scalar>(node: &Node, reader: &mut Reader<'_>) -> Option<Source
     }
 }
 
+/// Entries that a list may have, and settings that a mapping may have.
+const MOST_ENTRIES: usize = 5_000;
+
+/// Reports a list that is too long, and says where it is cut off.
+fn bounded<'a, T>(items: &'a [T], node: &Node, reader: &mut Reader<'_>) -> &'a [T] {
+    if items.len() > MOST_ENTRIES {
+        let message = format!(
+            "{} has {} entries; those after {MOST_ENTRIES} are skipped",
+            reader.key(),
+            items.len()
+        );
+        let problem = Problem::error(&reader.source_of(node), message);
+        reader.problems.push(problem);
+    }
+    items.get(..MOST_ENTRIES).unwrap_or(items)
+}
+
 /// The scalars of a list; one scalar stands for a list of one, and a word of the kernel command line is split at commas.
 fn read_list<T: Scalar>(node: &Node, reader: &mut Reader<'_>) -> Option<Vec<Sourced<T>>> {
     match &node.value {
         Value::Null => None,
         Value::List(items) => Some(
-            items
+            bounded(items, node, reader)
                 .iter()
                 .filter_map(|item| read_scalar(item, reader))
                 .collect(),
@@ -427,12 +449,14 @@ impl Settings {
                     value: value.value.0,
                     source: value.source,
                 };
-                match self.0.iter_mut().find(|setting| setting.key == key) {
-                    Some(setting) => setting.value = value,
-                    None => self.0.push(Setting {
-                        key: key.to_owned(),
-                        value,
-                    }),
+                if let Some(setting) = self.0.iter_mut().find(|setting| setting.key == key) {
+                    setting.value = value;
+                } else if self.0.len() < MOST_ENTRIES {
+                    let key = key.to_owned();
+                    self.0.push(Setting { key, value });
+                } else {
+                    let message = format!("there are more than {MOST_ENTRIES} settings already");
+                    reader.problems.push(Problem::error(&value.source, message));
                 }
             }),
         }
@@ -506,11 +530,12 @@ impl<R: Item> Field for Vec<R> {
     fn take(&mut self, node: &Node, reader: &mut Reader<'_>) {
         let items = match &node.value {
             Value::Null => return,
-            Value::List(items) => items,
+            Value::List(items) => bounded(items, node, reader),
             _ => return reader.wrong_type(node, "a list of mappings"),
         };
         for item in items {
             let mut record = R::default();
+            let reported = reader.problems.len();
             match &item.value {
                 Value::Scalar(written) => match R::from_word(&written.text) {
                     Some(from_word) => record = from_word,
@@ -529,6 +554,14 @@ impl<R: Item> Field for Vec<R> {
                 let problem = Problem::error(&reader.source_of(item), message);
                 reader.problems.push(problem);
                 continue;
+            }
+            if let Some(consequence) = R::refused_whole() {
+                let new = reader.problems.iter_mut().skip(reported);
+                let mut errors = new.filter(|problem| problem.severity == Severity::Error);
+                if let Some(first) = errors.next() {
+                    first.hint.get_or_insert_with(|| consequence.to_owned());
+                    continue;
+                }
             }
             match self
                 .iter_mut()

@@ -46,6 +46,9 @@ pub fn load(inputs: Vec<Input>) -> (Machine, Vec<Problem>) {
         if let Some(text) = text(&input, &mut reader) {
             apply(&input, &text, &mut machine, &mut reader);
         }
+        reader
+            .problems
+            .sort_by_key(|problem| (problem.source.line, problem.source.column));
         problems.append(&mut reader.problems);
     }
     (machine, problems)

@@ -211,6 +211,11 @@ impl Item for WriteFile {
     fn lacks(&self) -> Option<&'static str> {
         self.path.is_none().then_some("path")
     }
+
+    /// Wrong permissions may have been meant to hide what the default shows.
+    fn refused_whole() -> Option<&'static str> {
+        Some("the file is not written")
+    }
 }
 
 record! {

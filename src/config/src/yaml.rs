@@ -1,7 +1,7 @@
 //! YAML text to a tree of values. All or nothing: a text that does not parse gives one problem and no values,
 //! because half of a configuration is a different configuration.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Tag};
 
@@ -11,7 +11,9 @@ use crate::problem::{Problem, quoted};
 /// Nested collections that a configuration may have; no key needs more than six.
 const DEEPEST: usize = 32;
 /// Values that a configuration may have after its aliases are expanded.
-const MOST_NODES: usize = 200_000;
+const MOST_NODES: usize = 50_000;
+/// Keys that one mapping may have.
+const MOST_KEYS: usize = 5_000;
 
 /// A collection that is still open.
 struct Open {
@@ -19,6 +21,8 @@ struct Open {
     anchor: usize,
     /// The key that waits for its value, in a mapping.
     key: Option<(String, u32, u32)>,
+    /// The keys that were given, not merged.
+    given: HashSet<String>,
 }
 
 /// The first document of `text`, or `None` when it is empty or was reported.
@@ -74,6 +78,7 @@ fn build(text: &str, reader: &mut Reader<'_>) -> Result<Option<Node>, Failure> {
                     },
                     anchor,
                     key: None,
+                    given: HashSet::new(),
                 });
                 continue;
             }
@@ -150,19 +155,14 @@ fn add(
             },
             Some((key, line, column)) if key == "<<" => merge(entries, child, line, column)?,
             Some((key, line, column)) => {
-                if let Some(earlier) = entries
-                    .iter()
-                    .position(|e| e.key == key && (e.line, e.column) < (line, column))
-                {
-                    // A key that a merge brought is meant to be overridden; its place lies elsewhere in the text.
-                    let merged = entries
-                        .get(earlier)
-                        .is_some_and(|e| e.line < parent.node.line);
-                    if !merged {
-                        duplicates.push((key.clone(), line, column));
-                    }
-                    entries.remove(earlier);
+                if entries.len() >= MOST_KEYS {
+                    let message = format!("more than {MOST_KEYS} keys in one mapping");
+                    return Err((line, column, message));
                 }
+                if !parent.given.insert(key.clone()) {
+                    duplicates.push((key.clone(), line, column));
+                }
+                entries.retain(|entry| entry.key != key);
                 entries.push(Entry {
                     key,
                     line,
@@ -210,8 +210,8 @@ fn size(node: &Node) -> usize {
 }
 
 fn scalar(text: String, style: ScalarStyle, tag: Option<&Tag>) -> Value {
-    let core = tag.and_then(Tag::core_suffix);
-    let form = match (core, style) {
+    let tag = tag.and_then(|tag| tag.suffix_in_namespace("tag:yaml.org,2002:"));
+    let form = match (tag.as_deref(), style) {
         (Some("binary"), _) => Form::Binary,
         (Some("str"), _) => Form::Quoted,
         (_, ScalarStyle::Plain) => {

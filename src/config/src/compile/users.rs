@@ -1,5 +1,7 @@
 //! Users and their keys: the image's account files with the configuration's users merged in.
 
+use std::collections::HashSet;
+
 use super::{Base, Owner, Plan, PlannedDirectory, PlannedFile};
 use crate::input::built_in;
 use crate::machine::{Machine, User};
@@ -251,12 +253,15 @@ fn join(name: &str, group: &str, accounts: &mut Accounts) {
     }
 }
 
-/// The lowest number above all that are taken in its range: 201 to 999 for the system's, 1000 to 59999 for people
-/// (login.defs(5)).
+/// The lowest number in its range that is not taken: 201 to 999 for the system's, 1000 to 59999 for people (login.defs(5)).
 fn free_number(is_system: bool, taken: impl Iterator<Item = u32>) -> u32 {
     let range = if is_system { 201..=999 } else { 1000..=59_999 };
-    let highest = taken.filter(|number| range.contains(number)).max();
-    highest.map_or(*range.start(), |number| number.saturating_add(1))
+    let taken: HashSet<u32> = taken.collect();
+    let beyond = range.end() + 1;
+    range
+        .into_iter()
+        .find(|number| !taken.contains(number))
+        .unwrap_or(beyond)
 }
 
 fn is_account_name(name: &str) -> bool {
