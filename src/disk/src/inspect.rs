@@ -328,7 +328,7 @@ fn is_claimed(ends: &Ends, medium: &dyn Medium) -> bool {
     }
     let sector = medium.sector_bytes();
     let table = (layout::table_sectors(sector) * sector) as usize;
-    let is_zero = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.iter().all(|b| *b == 0));
+    let is_zero = |bytes: Option<&[u8]>| bytes.is_some_and(signature::is_zero);
     // The first copy stands behind the boot record, of which only the partition table may be used.
     let unaligned = (medium.size_bytes() % sector) as usize;
     let tail_end = ends.tail.len().saturating_sub(table + unaligned);

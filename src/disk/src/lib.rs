@@ -14,6 +14,8 @@ mod inspect;
 mod layout;
 mod plan;
 mod signature;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Checked, Error, Mounted, apply, ensure_data_volume};
 pub use ext4::Superblock;

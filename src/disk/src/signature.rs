@@ -146,9 +146,16 @@ fn mbr_type(kind: u8) -> String {
     }
 }
 
+/// Whether all of `bytes` are zero; compared in blocks, since a disk's ends are looked at in every start that finds no table.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let is_zero = |block: &[u8]| ZEROS.get(..block.len()) == Some(block);
+    bytes.chunks(ZEROS.len()).all(is_zero)
+}
+
 /// Where the ends hold something without a name, if they do.
 pub(crate) fn nameless(ends: &Ends) -> Option<String> {
-    let is_used = |bytes: &[u8]| bytes.iter().any(|b| *b != 0);
+    let is_used = |bytes: &[u8]| !is_zero(bytes);
     let mib = END >> 20;
     match (is_used(&ends.head), is_used(&ends.tail)) {
         (true, _) => Some(format!("data of an unknown kind in its first {mib} MiB")),
