@@ -1,6 +1,6 @@
 //! The index of kernel modules: which module answers to an alias, and what has to be loaded with it, in which order.
 //!
-//! It is made when an image is built ([`build`]) for just the modules that the image ships, and lies beside them as
+//! It is made when an image is built ([`Catalogue`]) for just the modules that the image ships, and lies beside them as
 //! `/usr/lib/modules/VERSION/orlop.index`. The text files that depmod makes would cost more to parse at each of the
 //! kernel's calls of modprobe than the load itself. The format is described in `docs/module-index.md`.
 

@@ -1,6 +1,6 @@
 //! The initramfs stage: modules, devices, the root, the switch to it.
 //!
-//! The stage reads top to bottom in [`stage`]. What it shares with the running system, and with the builder of images, is
+//! The stage reads top to bottom in `stage.rs`. What it shares with the running system, and with the builder of images, is
 //! the [`index`] of kernel modules and the [`modprobe`] applet over it.
 
 pub mod cmdline;
