@@ -87,7 +87,7 @@ impl Store {
 
     /// Removes layers and configurations that no image in the table has: what interrupted imports and removals left.
     ///
-    /// Does nothing while an [`Image`] is held anywhere.
+    /// Does nothing while an [`crate::Image`] is held anywhere.
     ///
     /// # Errors
     /// When something cannot be removed.
