@@ -11,6 +11,7 @@ mod journalctl;
 mod net;
 mod stderr;
 mod store;
+mod unit;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -83,6 +84,12 @@ const COMMANDS: &[Command] = &[
         applet: true,
         summary: "containers and images, in words that hands know",
         run: docker::main,
+    },
+    Command {
+        name: "unit",
+        applet: false,
+        summary: "check unit files (unit verify FILE…)",
+        run: unit::run,
     },
     Command {
         name: "version",

@@ -1,0 +1,175 @@
+//! `orlop unit verify FILE…`: says what is wrong with unit files, on any machine.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use orlop_unit::{
+    Command, Entry, EntryKind, Loader, Severity, SpecifierContext, Unit, UnitName, UnitStore,
+};
+
+const USAGE: &str = "usage: orlop unit verify FILE…";
+
+/// Where drop-ins and templates lie beside the file's own directory, highest precedence first.
+const DIRECTORIES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/etc/containers/systemd",
+    "/usr/lib/orlop/units",
+];
+
+/// Runs the words after `orlop unit`: 0 when every unit loads, 1 when one does not, 2 for a wrong call.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let (word, files) = match args.split_first() {
+        Some((word, files)) if !files.is_empty() => (word, files),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if word != "verify" {
+        eprintln!("orlop unit: no command {word:?}\n{USAGE}");
+        return ExitCode::from(2);
+    }
+    let mut sound = true;
+    for file in files {
+        match verify(Path::new(file)) {
+            Ok(loads) => sound &= loads,
+            Err(message) => {
+                eprintln!("{}: error: {message}", Path::new(file).display());
+                sound = false;
+            }
+        }
+    }
+    ExitCode::from(u8::from(!sound))
+}
+
+/// Prints what is wrong with one file; true when its unit would load.
+fn verify(file: &Path) -> Result<bool, String> {
+    let path = fs::canonicalize(file).map_err(|err| err.to_string())?;
+    let directory = path
+        .parent()
+        .and_then(Path::to_str)
+        .ok_or("the path is not UTF-8")?;
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or("this is not a file")?;
+    let mut name = UnitName::parse(name).map_err(|err| err.to_string())?;
+    if name.is_template() {
+        name = name
+            .with_instance("instance")
+            .map_err(|err| err.to_string())?;
+    }
+    let directories: Vec<&str> = std::iter::once(directory).chain(DIRECTORIES).collect();
+    let context = SpecifierContext::default();
+    let loaded = Loader::new(&directories, &Files, &context).load(&name);
+    for problem in &loaded.problems {
+        eprintln!("{problem}");
+    }
+    if loaded.masked {
+        eprintln!("{}: warning: the unit is masked", path.display());
+        return Ok(true);
+    }
+    if let Some(unit) = &loaded.unit {
+        for program in missing_programs(unit) {
+            eprintln!(
+                "{}: warning: {program} does not exist on this machine",
+                path.display()
+            );
+        }
+    }
+    let failed = loaded
+        .problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error);
+    Ok(loaded.unit.is_some() && !failed)
+}
+
+/// The programs of a unit that are named by path and are not there; a container's starter is not looked for.
+fn missing_programs(unit: &Unit) -> Vec<&str> {
+    let Some(service) = unit.service().filter(|service| service.container.is_none()) else {
+        return Vec::new();
+    };
+    let lists = [
+        &service.exec_condition,
+        &service.exec_start_pre,
+        &service.exec_start,
+        &service.exec_start_post,
+        &service.exec_reload,
+        &service.exec_stop,
+        &service.exec_stop_post,
+    ];
+    let mut seen = HashSet::new();
+    let programs = lists
+        .into_iter()
+        .flatten()
+        .map(|Command { program, .. }| program.as_str());
+    programs
+        .filter(|program| {
+            program.starts_with('/') && !Path::new(program).exists() && seen.insert(*program)
+        })
+        .collect()
+}
+
+/// The file system of this machine.
+struct Files;
+
+impl UnitStore for Files {
+    fn read(&self, path: &str) -> Option<String> {
+        let bytes = fs::read(path).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn list(&self, directory: &str) -> Vec<Entry> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let kind = match entry.file_type().ok()? {
+                    kind if kind.is_dir() => EntryKind::Directory,
+                    kind if kind.is_symlink() => EntryKind::Link,
+                    _ => EntryKind::File,
+                };
+                Some(Entry {
+                    name: entry.file_name().into_string().ok()?,
+                    kind,
+                })
+            })
+            .collect()
+    }
+
+    fn link_target(&self, path: &str) -> Option<String> {
+        fs::read_link(path)
+            .ok()?
+            .into_os_string()
+            .into_string()
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_with_its_drop_ins_is_judged_as_pid_1_will() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let good = file("good@.service", "[Service]\nExecStart=/bin/sh -c %i\n");
+        let bad = file("bad.service", "[Service]\nExecStart=/bin/sh\n");
+        assert_eq!((verify(&good), verify(&bad)), (Ok(true), Ok(true)));
+        file("bad.service.d/10.conf", "[Service]\nPrivateDevices=yes\n");
+        assert_eq!(verify(&bad), Ok(false));
+        let container = file("web.container", "[Container]\nImage=x\n");
+        assert_eq!(verify(&container), Ok(true));
+        assert!(verify(&file("notes.txt", "")).is_err());
+        assert!(verify(&directory.path().join("none.service")).is_err());
+    }
+}
