@@ -2,6 +2,7 @@
 
 mod files;
 mod flags;
+mod init;
 mod start;
 mod volumes;
 
@@ -35,6 +36,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     match (word, rest) {
         ("run", flags) => run("orlop container run", flags),
         ("cleanup", [name]) => clean_up(name),
+        ("init", words) => init::main(words),
         ("help" | "--help", _) => {
             println!(
                 "Usage:\n  orlop container run [FLAG…] IMAGE [COMMAND…]\n  orlop container cleanup NAME"

@@ -94,6 +94,8 @@ pub struct Options {
     pub volumes: Vec<Fill>,
     /// `user[:group]` by the image's account files; `None`: the numbers of the specification.
     pub user: Option<String>,
+    /// Further groups by name or number, by the image's files.
+    pub groups: Vec<String>,
     /// Which filter.
     pub seccomp: Seccomp,
     /// Which cgroup.
@@ -115,7 +117,12 @@ pub struct Container {
 impl Container {
     /// Checks the specification and makes the container's directories and cgroup.
     pub fn prepare(spec: &Spec, options: Options) -> Result<Self, Error> {
-        let plan = Plan::new(spec, options.user.as_deref(), options.seccomp)?;
+        let plan = Plan::new(
+            spec,
+            options.user.as_deref(),
+            options.groups,
+            options.seccomp,
+        )?;
         if plan.terminal {
             return Err(Unsupported::Feature("a terminal".into()).into());
         }

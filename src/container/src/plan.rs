@@ -86,7 +86,12 @@ pub(crate) struct CapabilitySets {
 #[derive(Debug)]
 pub(crate) enum Who {
     /// Looked up in the image once its root is there.
-    Named(String),
+    Named {
+        /// `user[:group]`.
+        user: String,
+        /// Groups besides those that the user has.
+        groups: Vec<String>,
+    },
     /// As the specification's numbers say.
     Numbers(Identity),
 }
@@ -131,6 +136,7 @@ impl Plan {
     pub(crate) fn new(
         spec: &Spec,
         user: Option<&str>,
+        groups: Vec<String>,
         seccomp: Seccomp,
     ) -> Result<Self, Unsupported> {
         let process = spec
@@ -220,8 +226,10 @@ impl Plan {
             environment: strings("environment", process.env().as_deref().unwrap_or_default())?,
             working_directory: normal(process.cwd()),
             who: match user {
-                Some(user) if !user.is_empty() => Who::Named(user.to_owned()),
-                Some(_) => Who::Named("0".to_owned()),
+                Some(user) => Who::Named {
+                    user: if user.is_empty() { "0" } else { user }.to_owned(),
+                    groups,
+                },
                 None => Who::Numbers(Identity {
                     uid: numbers.uid(),
                     gid: numbers.gid(),
@@ -476,7 +484,7 @@ mod tests {
             linux.set_seccomp(None);
         }
         assert!(matches!(
-            Plan::new(&spec, None, Seccomp::Default),
+            Plan::new(&spec, None, Vec::new(), Seccomp::Default),
             Err(Unsupported::Feature(_))
         ));
     }

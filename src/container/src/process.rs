@@ -61,7 +61,7 @@ fn become_payload(
             .during(|| format!("set the domain name {name:?}"))?;
     }
     let identity = match &plan.who {
-        Who::Named(name) => user::resolve(&root, name)?,
+        Who::Named { user, groups } => user::resolve(&root, user, groups)?,
         Who::Numbers(identity) => identity.clone(),
     };
 

@@ -23,11 +23,17 @@ pub(crate) struct Identity {
     pub(crate) home: Option<String>,
 }
 
-/// Finds what `--user` means in the image whose root is given.
-pub(crate) fn resolve(root: &Root, user: &str) -> Result<Identity, Failure> {
+/// Finds what `--user` and `--group-add` mean in the image whose root is given.
+pub(crate) fn resolve(root: &Root, user: &str, groups: &[String]) -> Result<Identity, Failure> {
     let passwd = read(root, "/etc/passwd")?;
     let group = read(root, "/etc/group")?;
-    parse(user, &passwd, &group).map_err(Failure::refused)
+    let mut identity = parse(user, &passwd, &group).map_err(Failure::refused)?;
+    for wanted in groups {
+        identity
+            .groups
+            .push(group_number(wanted, &group).map_err(Failure::refused)?);
+    }
+    Ok(identity)
 }
 
 fn read(root: &Root, path: &str) -> Result<String, Failure> {
@@ -98,13 +104,7 @@ fn parse(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
     };
     match wanted_group {
         Some(wanted) => {
-            identity.gid = self::number(wanted)
-                .or_else(|| {
-                    groups(group)
-                        .find(|(name, ..)| *name == wanted)
-                        .map(|(_, gid, _)| gid)
-                })
-                .ok_or_else(|| format!("no group {wanted:?} in the image's /etc/group"))?;
+            identity.gid = group_number(wanted, group)?;
         }
         None if !name.is_empty() => {
             identity.groups = groups(group)
@@ -115,6 +115,17 @@ fn parse(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
         None => {}
     }
     Ok(identity)
+}
+
+/// A group by number or name.
+fn group_number(wanted: &str, group: &str) -> Result<u32, String> {
+    number(wanted)
+        .or_else(|| {
+            groups(group)
+                .find(|(name, ..)| *name == wanted)
+                .map(|(_, gid, _)| gid)
+        })
+        .ok_or_else(|| format!("no group {wanted:?} in the image's /etc/group"))
 }
 
 /// A whole number and nothing else; `4294967295` means "no change" to the kernel and is not accepted.

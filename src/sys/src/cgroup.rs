@@ -12,7 +12,7 @@ pub fn mount_point() -> Option<&'static Path> {
         Path::new("/sys/fs/cgroup/unified"),
     ]
     .into_iter()
-    .find(|path| rustix::fs::statfs(*path).is_ok_and(|s| s.f_type as i64 == CGROUP2_SUPER_MAGIC))
+    .find(|path| rustix::fs::statfs(*path).is_ok_and(|s| s.f_type == CGROUP2_SUPER_MAGIC))
 }
 
 /// `include/uapi/linux/magic.h`.

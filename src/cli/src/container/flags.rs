@@ -19,7 +19,8 @@ use super::volumes;
     name = "run",
     no_binary_name = true,
     disable_help_flag = true,
-    disable_version_flag = true
+    disable_version_flag = true,
+    args_override_self = true
 )]
 pub(crate) struct RunFlags {
     /// Name of the container
@@ -44,6 +45,9 @@ pub(crate) struct RunFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
     pub(crate) rootfs: Bool,
 
+    /// Have a first process that reaps orphans and hands on signals
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub(crate) init: Bool,
     /// NAME=VALUE, or NAME to hand on our own value
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -97,6 +101,9 @@ pub(crate) struct RunFlags {
     /// USER[:GROUP], by name or number
     #[arg(short, long)]
     pub(crate) user: Option<String>,
+    /// Further group, by name or number
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group_add: Vec<String>,
     /// Capability to add
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     cap_add: Vec<String>,
@@ -200,8 +207,12 @@ struct WithoutEffect {
     restart: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     sig_proxy: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    init: Option<String>,
+    #[arg(long, hide = true)]
+    annotation: Vec<String>,
+    #[arg(long, hide = true)]
+    expose: Vec<String>,
+    #[arg(long, hide = true)]
+    network_alias: Vec<String>,
 }
 
 /// `true` and `false` as Go's flag package takes them.

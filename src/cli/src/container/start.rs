@@ -17,7 +17,7 @@ use orlop_container::{
 use orlop_sys::pidfd::{self, Exit};
 
 use super::flags::{Network, RunFlags, Wanted};
-use super::{CONTAINERS, IMAGES, cleanup, files, signal_number, volumes};
+use super::{CONTAINERS, IMAGES, cleanup, files, init, signal_number, volumes};
 
 /// How long a container may take to stop before it is killed, unless told otherwise.
 const STOP_TIMEOUT_SECONDS: u64 = 10;
@@ -44,9 +44,15 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
             .push(format!("NOTIFY_SOCKET={}", mount.destination.display()));
         wanted.request.mounts.push(mount);
     }
+    if flags.init.0 {
+        wanted.request.mounts.push(init::mount()?);
+    }
     volumes::make_sources(&wanted.request.mounts)?;
 
-    let spec = compose(&wanted.request, root.config.as_ref())?;
+    let mut spec = compose(&wanted.request, root.config.as_ref())?;
+    if flags.init.0 {
+        init::wrap(&mut spec);
+    }
     let config = root.config.as_ref().and_then(|c| c.config().as_ref());
     let user = flags
         .user
@@ -61,6 +67,7 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
             directory: Path::new(CONTAINERS).join(&name),
             volumes: wanted.volumes.clone(),
             user: Some(user),
+            groups: flags.group_add.clone(),
             seccomp: if wanted.unconfined {
                 Seccomp::Unconfined
             } else {

@@ -41,6 +41,7 @@ pub(crate) fn be_the_runtime(job: &Path) -> ExitCode {
             })
             .collect(),
         user: job.user,
+        groups: Vec::new(),
         seccomp: Seccomp::Default,
         cgroup: job.cgroup.map_or(Cgroup::Inherited, Cgroup::New),
         child_of_our_parent: false,
