@@ -4,8 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use orlop_disk::{Checked, Error, Found, Refusal, Request, State, ensure_data_volume, inspect};
+use orlop_disk::{
+    Checked, Error, Found, Refusal, Request, State, ensure_data_volume, inspect, resolve,
+};
 
 /// A file as a disk, gone with this value.
 struct LoopDisk {
@@ -26,8 +29,7 @@ impl LoopDisk {
         // Asking for any free device would race with others who do, and each attempt holds the device for a moment: far up
         // there are no others, and each process has its own numbers.
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number =
-            200 + std::process::id() % 8 * 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+        let number = 200 + std::process::id() % 8 * 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         let device = PathBuf::from(format!("/dev/loop{number}"));
         let output = Command::new("losetup")
             .args(["--partscan", "--sector-size", &sector_bytes.to_string()])
@@ -286,4 +288,17 @@ fn a_failing_mke2fs_is_shown_with_what_it_said_and_the_next_start_succeeds() {
             .expect("it is made")
             .is_new
     );
+}
+
+#[test]
+fn a_disk_that_is_not_there_is_missed_by_name_and_those_that_are_listed() {
+    let error = resolve("serial=no-such-disk", Duration::ZERO).expect_err("no such disk");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no disk serial=no-such-disk after 0 s; there are "),
+        "{text}"
+    );
+    let there = resolve("/dev/null", Duration::ZERO).expect("a path that is there");
+    assert_eq!(there, Path::new("/dev/null"));
+    assert!(inspect(&there).is_err(), "a character device is no disk");
 }
