@@ -2,6 +2,7 @@
 //!
 //! [`client`] decides and does no I/O; [`message`] and [`frame`] are what goes over the cable; [`lease`] is what comes out.
 
+pub(crate) mod arp;
 pub mod client;
 pub mod frame;
 pub mod lease;

@@ -285,7 +285,7 @@ impl Rule {
     }
 
     /// `ct state established,related`: `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`, `…(IP_CT_RELATED)`.
-    pub(crate) fn is_known(self) -> Self {
+    pub(crate) fn established(self) -> Self {
         self.conntrack(0, 0b110)
     }
 
@@ -295,7 +295,7 @@ impl Rule {
     }
 
     /// `fib daddr type local`: `NFT_FIB_RESULT_ADDRTYPE` of `NFTA_FIB_F_DADDR` is `RTN_LOCAL`.
-    pub(crate) fn to_this_machine(self) -> Self {
+    pub(crate) fn for_this_machine(self) -> Self {
         self.expression("fib", |m| m.u32_be(1, REGISTER).u32_be(2, 3).u32_be(3, 2))
             .equal(&2u32.to_ne_bytes())
     }

@@ -90,13 +90,16 @@ fn rules(bridge: &Bridge) -> Vec<Message> {
         ),
         base("prerouting", "nat", PREROUTING, DSTNAT),
         // fib daddr type local jump publish
-        rule("prerouting", Rule::new().to_this_machine().jump(PUBLISH)),
+        rule("prerouting", Rule::new().for_this_machine().jump(PUBLISH)),
         // The machine's own packets do not pass prerouting.
         base("output", "nat", OUTPUT, DSTNAT),
-        rule("output", Rule::new().to_this_machine().jump(PUBLISH)),
+        rule("output", Rule::new().for_this_machine().jump(PUBLISH)),
         base("forward", "filter", FORWARD, FILTER),
         // oifname BRIDGE ct state established,related accept
-        rule("forward", Rule::new().goes_out_by(name).is_known().accept()),
+        rule(
+            "forward",
+            Rule::new().goes_out_by(name).established().accept(),
+        ),
         // iifname BRIDGE accept
         rule("forward", Rule::new().comes_in_by(name).accept()),
         // oifname BRIDGE ct status dnat accept

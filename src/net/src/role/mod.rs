@@ -404,11 +404,8 @@ impl Role {
     /// Waits for the next thing to happen, and takes it.
     fn wait(&mut self) -> Result<(), Error> {
         let widen = self.widen_at.filter(|at| !at.is_zero());
-        let clients = self
-            .ports
-            .values()
-            .filter_map(|port| port.client.deadline());
-        let next = clients.chain(self.report_at).chain(widen).min();
+        let ports = self.ports.values().filter_map(Port::deadline);
+        let next = ports.chain(self.report_at).chain(widen).min();
         let timeout = next.map_or(PollTimeout::NONE, |at| {
             // Rounded up: waking too early would spin.
             let left_ms = at
@@ -417,19 +414,13 @@ impl Role {
                 .div_ceil(1000);
             PollTimeout::try_from(left_ms.min(i32::MAX as u128)).unwrap_or(PollTimeout::MAX)
         });
-        let sockets: Vec<u32> = self
-            .ports
-            .iter()
-            .filter(|(_, port)| port.socket.is_some())
-            .map(|(index, _)| *index)
-            .collect();
+        let mut owners = Vec::new();
         let mut wanted = vec![PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
-        for port in self.ports.values() {
-            wanted.extend(
-                port.socket
-                    .as_ref()
-                    .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)),
-            );
+        for (index, port) in &self.ports {
+            for fd in port.descriptors() {
+                owners.push(*index);
+                wanted.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
         }
         match poll(&mut wanted, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -437,7 +428,7 @@ impl Role {
         }
         let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
         let links_changed = wanted.first().is_some_and(is_ready);
-        let readable: Vec<u32> = sockets
+        let readable: Vec<u32> = owners
             .into_iter()
             .zip(wanted.iter().skip(1))
             .filter(|(_, fd)| is_ready(fd))
@@ -450,6 +441,10 @@ impl Role {
         }
         for index in readable {
             self.take_packets(index);
+            self.take_conflict(index);
+        }
+        for port in self.ports.values_mut() {
+            port.end_watch(self.now);
         }
         let due: Vec<u32> = self
             .ports
@@ -476,6 +471,21 @@ impl Role {
             }
         }
         if complete { Ok(()) } else { self.read_links() }
+    }
+
+    fn take_conflict(&mut self, index: u32) {
+        let found = self
+            .ports
+            .get_mut(&index)
+            .and_then(|port| Some((port.link.name.clone(), port.claimant()?)));
+        if let Some((name, other)) = found {
+            let other: Vec<String> = other.iter().map(|byte| format!("{byte:02x}")).collect();
+            log::warn!(
+                "{name}: the address is in use by {}; declining it",
+                other.join(":")
+            );
+            self.step(index, Input::AddressInUse);
+        }
     }
 
     fn take_packets(&mut self, index: u32) {

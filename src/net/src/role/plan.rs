@@ -183,3 +183,106 @@ fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orlop_config::{Input, Kind};
+
+    fn network(text: &str) -> Network {
+        let text = format!("#cloud-config\n{text}").into_bytes();
+        let (machine, problems) = orlop_config::load(vec![Input {
+            name: "test".into(),
+            kind: Kind::CloudConfig,
+            text,
+        }]);
+        assert!(problems.is_empty(), "{problems:?}");
+        machine.network
+    }
+
+    fn link(name: &str, kind: Option<&str>) -> Link {
+        Link {
+            index: 2,
+            name: name.into(),
+            mac: Some([0x52, 0x54, 0, 0, 0, 1]),
+            kind: kind.map(str::to_owned),
+            hardware_type: 1,
+            mtu: 1500,
+            up: false,
+            carrier: false,
+            master: None,
+        }
+    }
+
+    #[test]
+    fn without_configuration_hardware_is_asked_on_and_what_containers_hang_on_is_not() {
+        let nothing = Network::default();
+        assert!(
+            plan(&nothing, &link("eth0", None)).is_some_and(|plan| plan.dhcp && plan.is_candidate)
+        );
+        assert!(plan(&nothing, &link("eth0", Some("veth"))).is_some());
+        let mut port = link("orlop-2", Some("veth"));
+        port.master = Some(7);
+        assert_eq!(plan(&nothing, &port), None);
+        for kind in ["bridge", "dummy", "vxlan", "wireguard", "tun"] {
+            assert_eq!(plan(&nothing, &link("x", Some(kind))), None, "{kind}");
+        }
+        let mut loopback = link("lo", None);
+        loopback.hardware_type = 772;
+        assert_eq!(plan(&nothing, &loopback), None);
+    }
+
+    #[test]
+    fn a_configured_link_is_found_by_name_or_address_and_others_are_left_alone() {
+        let named = network(
+            "network: {interfaces: [{name: eth1}, {mac: '52:54:00:00:00:01', dhcp: false, mtu: 9000}]}",
+        );
+        let plan_of = |name: &str| plan(&named, &link(name, None)).expect("a plan");
+        assert_eq!(
+            (plan_of("eth0").dhcp, plan_of("eth0").mtu),
+            (false, Some(9000))
+        );
+        let mut other = link("eth1", None);
+        other.mac = Some([1; 6]);
+        assert!(plan(&named, &other).is_some_and(|plan| plan.dhcp && !plan.is_candidate));
+        other.name = "eth2".into();
+        assert_eq!(plan(&named, &other), None);
+        let links = [other];
+        assert_eq!(missing(&named, links.iter()), ["eth1", "52:54:00:00:00:01"]);
+    }
+
+    #[test]
+    fn fixed_addresses_turn_dhcp_off_unless_it_is_asked_for() {
+        let of = |more: &str| {
+            let network = network(&format!(
+                "network: {{interfaces: [{{name: eth0, addresses: [10.0.0.5/24]{more}}}]}}"
+            ));
+            plan(&network, &link("eth0", None)).expect("a plan")
+        };
+        assert!(!of("").dhcp);
+        assert!(of(", dhcp: true").dhcp);
+        let routes = of(", gateway: 10.0.0.1, routes: [{to: default, via: 10.0.0.2, metric: 9}, {to: 10.9.8.7/8}, {to: 10.0.1.0/24, via: 10.9.0.1}]").routes;
+        let text: Vec<String> = routes
+            .iter()
+            .map(|r| {
+                format!(
+                    "{}/{} {:?} {}",
+                    r.destination.0,
+                    r.destination.1,
+                    r.gateway.map(|g| g.to_string()),
+                    r.metric
+                )
+            })
+            .collect();
+        // On the link first, then what those make reachable; the host's bits are cleared.
+        assert_eq!(
+            text,
+            [
+                "10.0.0.0/8 None 0",
+                "10.0.1.0/24 Some(\"10.9.0.1\") 0",
+                "0.0.0.0/0 Some(\"10.0.0.2\") 9",
+                "0.0.0.0/0 Some(\"10.0.0.1\") 0",
+            ]
+        );
+    }
+}

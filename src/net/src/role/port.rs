@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use super::plan::{LinkPlan, lease_routes};
+use crate::dhcp::arp::ConflictWatch;
 use crate::dhcp::client::Client;
 use crate::dhcp::lease::Lease;
 use crate::dhcp::message::Reply;
@@ -29,6 +31,8 @@ pub(super) struct Port {
     is_fixed: bool,
     /// What the lease in use put on the link.
     used: Option<Used>,
+    /// Whether somebody else has a new address is not known yet.
+    watch: Option<ConflictWatch>,
 }
 
 #[derive(Debug)]
@@ -57,6 +61,7 @@ impl Port {
             is_asking: false,
             is_fixed: false,
             used: None,
+            watch: None,
         }
     }
 
@@ -215,6 +220,16 @@ impl Port {
             link.name, lease.address, lease.prefix, lease.server
         );
         if is_new {
+            let watch = link
+                .mac
+                .map(|mac| ConflictWatch::start(link.index, mac, lease.address, now));
+            self.watch = watch.and_then(|started| {
+                started
+                    .inspect_err(|err| {
+                        log::warn!("{}: cannot ask who else has the address: {err}", link.name)
+                    })
+                    .ok()
+            });
             log::info!("{line}");
         } else {
             log::debug!("{line}, again");
@@ -234,6 +249,7 @@ impl Port {
         if let Some(socket) = &mut self.socket {
             socket.end_unicast();
         }
+        self.watch = None;
         let Some(used) = self.used.take() else {
             return;
         };
@@ -249,6 +265,34 @@ impl Port {
                 used.address
             );
         }
+    }
+
+    /// What the role waits for on its behalf.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let socket = self.socket.as_ref().map(|socket| socket.as_fd());
+        socket
+            .into_iter()
+            .chain(self.watch.as_ref().map(|watch| watch.as_fd()))
+    }
+
+    /// When it has something to do by itself.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let watch = self.watch.as_ref().map(ConflictWatch::until);
+        self.client.deadline().into_iter().chain(watch).min()
+    }
+
+    /// Another host that has our new address; says so once.
+    pub(super) fn claimant(&mut self) -> Option<[u8; 6]> {
+        let other = self.watch.as_ref()?.claimant();
+        if other.is_some() {
+            self.watch = None;
+        }
+        other
+    }
+
+    /// Nobody else has the address.
+    pub(super) fn end_watch(&mut self, now: Duration) {
+        self.watch = self.watch.take().filter(|watch| watch.until() > now);
     }
 
     /// Whether it has an address that the configuration wants.

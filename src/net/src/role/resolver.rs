@@ -75,3 +75,64 @@ pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)?;
     fs::rename(&aside, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn lease(servers: &[[u8; 4]], search: &[&str]) -> Lease {
+        Lease {
+            address: [10, 0, 0, 9].into(),
+            prefix: 24,
+            server: [10, 0, 0, 1].into(),
+            routes: Vec::new(),
+            nameservers: servers.iter().map(|octets| (*octets).into()).collect(),
+            search: search.iter().map(|domain| (*domain).to_owned()).collect(),
+            time_servers: Vec::new(),
+            hostname: None,
+            mtu: None,
+            obtained: Duration::ZERO,
+            lease_seconds: None,
+            renew_seconds: None,
+            rebind_seconds: None,
+        }
+    }
+
+    #[test]
+    fn each_server_and_domain_is_named_once_and_not_more_than_are_read() {
+        let leases = [
+            lease(&[[10, 0, 0, 1], [10, 0, 0, 2]], &["a.example", "b.example"]),
+            lease(
+                &[[10, 0, 0, 1], [10, 0, 0, 3], [10, 0, 0, 4]],
+                &["a.example"],
+            ),
+        ];
+        let text = text(&Network::default(), leases.iter());
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "nameserver 10.0.0.1",
+                "nameserver 10.0.0.2",
+                "nameserver 10.0.0.3",
+                "search a.example b.example"
+            ]
+        );
+    }
+
+    #[test]
+    fn without_any_the_file_has_only_its_comment() {
+        assert_eq!(text(&Network::default(), [].iter()).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_leftover_of_a_crash_does_not_stop_the_next_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        fs::write(path.with_extension("new"), "half").unwrap();
+        replace(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!(!path.with_extension("new").exists());
+    }
+}

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use orlop_config::{Input, Kind};
@@ -27,7 +28,7 @@ struct Machine {
 impl Machine {
     fn new() -> Option<Self> {
         let (world, network) = (World::new()?, World::new()?);
-        world.ip("link add eth0 type veth peer name server");
+        world.ip("link add eth0 address 02:00:00:00:00:01 type veth peer name server");
         move_link(&world, "server", &network);
         network.ip("addr add 192.0.2.1/24 dev server");
         let run = tempfile::tempdir().expect("a directory");
@@ -96,7 +97,7 @@ impl Machine {
 }
 
 /// A DHCP server that ends with this value.
-struct Server(Child);
+struct Server(Child, Receiver<String>);
 
 impl Server {
     /// Debian's dnsmasq on the network's end of the cable; `None`, with a line, where it is not installed.
@@ -136,8 +137,25 @@ impl Server {
             "dnsmasq ended: {said:?}"
         );
         // It must not block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self(child))
+        let (sender, lines_read) = channel();
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| drop(sender.send(line)));
+        });
+        Some(Self(child, lines_read))
+    }
+}
+
+impl Server {
+    /// Waits until it logs a line with `text` in it.
+    fn says(&self, text: &str) {
+        while !self
+            .1
+            .recv_timeout(LONG)
+            .unwrap_or_else(|err| panic!("waiting for {text:?}: {err}"))
+            .contains(text)
+        {}
     }
 }
 
@@ -266,4 +284,40 @@ fn fixed_addresses_and_routes_need_no_server() {
         resolver.ends_with("nameserver 192.0.2.53\nsearch lab.example\n"),
         "{resolver}"
     );
+}
+
+#[test]
+fn an_address_that_a_neighbour_has_is_declined_for_another() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    // The neighbour is on a switch with the server and the machine.
+    let neighbour = World::new().expect("the first ones could be made");
+    for line in [
+        "addr del 192.0.2.1/24 dev server",
+        "link set server name wire",
+        "link add name server type bridge",
+        "addr add 192.0.2.1/24 dev server",
+        "link set wire master server up",
+        "link add port master server type veth peer name cable",
+        "link set port up",
+    ] {
+        machine.network.ip(line);
+    }
+    move_link(&machine.network, "cable", &neighbour);
+    neighbour.ip("addr add 192.0.2.70/24 dev cable");
+    neighbour.ip("link set cable up");
+    machine.cable(true);
+    let options = [
+        "--dhcp-range=192.0.2.70,192.0.2.71,1h",
+        "--dhcp-host=02:00:00:00:00:01,192.0.2.70",
+    ];
+    let Some(server) = Server::start(&machine, &options) else {
+        return;
+    };
+    machine.start("");
+    server.says("DHCPDECLINE(server) 192.0.2.70");
+    machine.told("192.0.2.71/24 from DHCP server");
+    let addresses = machine.world.ip("-4 addr show dev eth0");
+    assert!(!addresses.contains("192.0.2.70"), "{addresses}");
 }
