@@ -227,7 +227,7 @@ record! {
         pub content: Option<Sourced<Content>>,
         /// What is done with it at the start of the machine.
         pub command: Option<Sourced<UnitCommand>>,
-        /// Whether the links that its [Install] section asks for are made.
+        /// Whether the links that its `[Install]` section asks for are made.
         pub enable: Option<Sourced<bool>>,
         /// Whether it can not be started at all.
         pub mask: Option<Sourced<bool>>,
