@@ -380,7 +380,7 @@ pub(crate) fn unsupported(effect: Effect, a: &Assignment<'_>, reading: &mut Read
     match effect {
         Effect::Refused(about) if !off => {
             let what = format!(
-                "{}= is not supported ({about}), and the unit asks not to run without it",
+                "{}= is not supported ({about}), so the unit is not loaded",
                 a.key
             );
             reading.report(a.key_at, Severity::Error, what);

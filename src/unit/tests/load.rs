@@ -382,11 +382,11 @@ fn what_cannot_be_run_as_written_does_not_load() {
         ),
         (
             "[Service]\nExecStart=/bin/true\nPrivateTmp=yes\n",
-            ":3:1: error: PrivateTmp= is not supported (it confines the processes), and the unit asks not to run without it",
+            ":3:1: error: PrivateTmp= is not supported (it confines the processes), so the unit is not loaded",
         ),
         (
             "[Service]\nExecStart=/bin/true\nSystemCallFilter=@system-service\n",
-            ":3:1: error: SystemCallFilter= is not supported (it confines the processes), and the unit asks not to run without it",
+            ":3:1: error: SystemCallFilter= is not supported (it confines the processes), so the unit is not loaded",
         ),
         (
             "[Service]\nExecStart=@/bin/true\n",
@@ -415,6 +415,7 @@ fn what_systemd_accepts_loads() {
         "[Service]\nExecStop=/bin/true\nRemainAfterExit=yes\n",
         "[Service]\nType=oneshot\nExecStart=/bin/true\nExecStart=/bin/false\n",
         "[Service]\nExecStart=/bin/true\nPrivateTmp=no\nProtectSystem=false\nSystemCallFilter=\nCPUAccounting=yes\n",
+        "[Unit]\nSuccessAction=reboot-force\n[Service]\nType=oneshot\n",
         "[Service]\nExecStart=sh -c true\n",
         "[Unit]\nAfter=a.service\n[Service]\nExecStart=/bin/true\n",
     ] {
@@ -667,7 +668,7 @@ fn container_keys_that_cannot_be_honoured_are_named() {
         ),
         (
             "Image=x\nPod=a.pod\n",
-            "/etc/containers/systemd/a.container:3:1: error: Pod= is not supported (pods), and the unit asks not to run without it",
+            "/etc/containers/systemd/a.container:3:1: error: Pod= is not supported (pods), so the unit is not loaded",
         ),
         (
             "Image=x\nVolume=d.volume:/d\n",

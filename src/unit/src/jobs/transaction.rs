@@ -8,8 +8,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
-use super::{Cause, Edge, Graph, JobKind, Jobs, Mode, Request, UnitId, UnitName, write_cycle};
+use super::vocabulary::write_cycle;
+use super::{Cause, Edge, Graph, JobKind, Jobs, Mode, Request, UnitId};
 use crate::graph::{ActiveState, LoadState};
+use crate::name::UnitName;
 
 /// Why a request cannot be fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,152 @@
+//! From the assignments of all files to a unit: defaults and checks that need the whole.
+
+use std::sync::Arc;
+
+use super::Fragment;
+use crate::directive::{Draft, Written};
+use crate::name::{UnitName, UnitType};
+use crate::problem::{Position, Problems, Severity};
+use crate::service::{NotifyAccess, Restart, Service, ServiceType};
+use crate::unit::{Dependency, Kind, MachineAction, Relation, Unit};
+use crate::value::Span;
+
+/// Checks the whole and fills in what depends on several directives.
+pub(super) fn finish(
+    mut draft: Draft,
+    name: &UnitName,
+    fragment: Option<&Fragment>,
+    drop_ins: Vec<String>,
+    aliases: Vec<UnitName>,
+    path: &Arc<str>,
+    problems: &mut Problems,
+) -> Option<Unit> {
+    let kind = if name.kind() == UnitType::Target {
+        Kind::Target
+    } else {
+        let mut service = std::mem::take(&mut draft.service);
+        if let Err(message) = complete(
+            &mut service,
+            &draft.written,
+            draft.success_action != MachineAction::None,
+        ) {
+            // After another error this one may only follow from it.
+            if problems.failed() {
+                return None;
+            }
+            problems.push(path, Position::default(), Severity::Error, message);
+            return None;
+        }
+        Kind::Service(Box::new(service))
+    };
+    if !draft.no_default_dependencies {
+        add_default_dependencies(&mut draft.dependencies, name);
+    }
+    Some(Unit {
+        name: name.clone(),
+        aliases,
+        description: if draft.description.is_empty() {
+            name.as_str().to_owned()
+        } else {
+            draft.description
+        },
+        documentation: draft.documentation,
+        fragment: fragment.map(|f| f.path.clone()),
+        drop_ins,
+        dependencies: draft.dependencies,
+        default_dependencies: !draft.no_default_dependencies,
+        requires_mounts_for: draft.requires_mounts_for,
+        conditions: draft.conditions,
+        asserts: draft.asserts,
+        install: draft.install,
+        start_limit: draft.start_limit,
+        failure_action: draft.failure_action,
+        success_action: draft.success_action,
+        job_timeout: draft.job_timeout.and_then(Span::timeout),
+        stop_when_unneeded: draft.stop_when_unneeded,
+        refuse_manual_start: draft.refuse_manual_start,
+        refuse_manual_stop: draft.refuse_manual_stop,
+        allow_isolate: draft.allow_isolate,
+        ignore_on_isolate: draft.ignore_on_isolate,
+        kind,
+    })
+}
+
+/// `DefaultDependencies=yes` (`systemd.service(5)`, `systemd.target(5)`, "Default Dependencies").
+fn add_default_dependencies(dependencies: &mut Vec<Dependency>, name: &UnitName) {
+    let early: &[(Relation, &str)] = match name.kind() {
+        UnitType::Service => &[
+            (Relation::Requires, "sysinit.target"),
+            (Relation::After, "sysinit.target"),
+            (Relation::After, "basic.target"),
+        ],
+        _ => &[],
+    };
+    let late = &[
+        (Relation::Conflicts, "shutdown.target"),
+        (Relation::Before, "shutdown.target"),
+    ];
+    for (relation, on) in early.iter().chain(late) {
+        if name.as_str() != *on
+            && let Ok(on) = UnitName::parse(on)
+        {
+            dependencies.push(Dependency {
+                relation: *relation,
+                on,
+            });
+        }
+    }
+}
+
+/// Fills in a service's defaults and checks it (`systemd.service(5)`).
+fn complete(
+    service: &mut Service,
+    written: &Written,
+    has_success_action: bool,
+) -> Result<(), String> {
+    let without_start = service.exec_start.is_empty();
+    service.service_type = match written.service_type {
+        Some(service_type) => service_type,
+        None if without_start => ServiceType::Oneshot,
+        None => ServiceType::Simple,
+    };
+    let oneshot = service.service_type == ServiceType::Oneshot;
+    let stops = service.remain_after_exit && !service.exec_stop.is_empty();
+    if without_start && !(oneshot && (stops || has_success_action)) {
+        return Err(
+            "no ExecStart=; that is only possible with RemainAfterExit=yes and ExecStop="
+                .to_owned(),
+        );
+    }
+    if !oneshot && service.exec_start.len() > 1 {
+        return Err("more than one ExecStart=; that is only possible with Type=oneshot".to_owned());
+    }
+    if oneshot && matches!(service.restart, Restart::Always | Restart::OnSuccess) {
+        return Err("Restart=always and on-success are not possible with Type=oneshot".to_owned());
+    }
+    service.timeout_start = match written.timeout_start {
+        Some(span) => span.timeout(),
+        None if oneshot => None,
+        None => service.timeout_start,
+    };
+    if let Some(span) = written.timeout_stop {
+        service.timeout_stop = span.timeout();
+    }
+    service.runtime_max = written.runtime_max.and_then(Span::timeout);
+    service.watchdog = written.watchdog.and_then(Span::timeout);
+    let notifies = matches!(
+        service.service_type,
+        ServiceType::Notify | ServiceType::NotifyReload
+    );
+    service.notify_access = match written.notify_access {
+        None | Some(NotifyAccess::None) if notifies || service.watchdog.is_some() => {
+            NotifyAccess::Main
+        }
+        access => access.unwrap_or_default(),
+    };
+    service.kill_mode = written.kill_mode.unwrap_or_default();
+    service.kill_signal = written.kill_signal.unwrap_or(service.kill_signal);
+    service.restart_kill_signal = written.restart_kill_signal.unwrap_or(service.kill_signal);
+    service.delegate = written.delegate.unwrap_or(service.delegate);
+    service.guess_main_pid = written.guess_main_pid.unwrap_or(service.guess_main_pid);
+    Ok(())
+}
