@@ -24,6 +24,8 @@ use record::{Namespace, Record, Records};
 
 /// The container's end of its cable.
 const CONTAINER_LINK: &str = "eth0";
+/// How the machine's ends of all cables are called; a number follows.
+pub(crate) const LINK_PREFIX: &str = "orlop-";
 /// Ethernet's payload in bytes.
 const MTU: u32 = 1500;
 
@@ -252,7 +254,7 @@ impl Network {
         let record = Record {
             name: request.name.into(),
             address,
-            link: format!("orlop-{}", u32::from(address) - self.bridge.number()),
+            link: format!("{LINK_PREFIX}{}", u32::from(address) - self.bridge.number()),
             namespace,
             publish: request.publish.to_vec(),
         };

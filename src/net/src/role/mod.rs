@@ -176,15 +176,19 @@ impl Role {
     fn link_present(&mut self, link: Link) {
         let index = link.index;
         self.links.insert(index, link.clone());
-        if !self.ports.contains_key(&index) {
-            let Some(plan) = plan(&self.machine.network, &link) else {
-                return;
-            };
-            let mut port = Port::new(link, plan);
-            port.prepare(&mut self.kernel);
-            self.ports.insert(index, port);
-        } else if let Some(port) = self.ports.get_mut(&index) {
-            port.update(link, &mut self.kernel);
+        let plan = plan(&self.machine.network, &link);
+        match (self.ports.get_mut(&index), plan) {
+            // Another program's cable, which has become a bridge's port: only now is it seen that it is not ours.
+            (Some(port), None) if port.plan.is_candidate && !port.has_address() => {
+                self.ports.remove(&index);
+            }
+            (Some(port), _) => port.update(link, &mut self.kernel),
+            (None, None) => return,
+            (None, Some(plan)) => {
+                let mut port = Port::new(link, plan);
+                port.prepare(&mut self.kernel);
+                self.ports.insert(index, port);
+            }
         }
         self.follow_carrier(index);
     }

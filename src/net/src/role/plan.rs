@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use orlop_config::{Interface, Network, RouteTarget};
 
+use crate::container::LINK_PREFIX;
 use crate::dhcp::lease::Lease;
 use crate::netlink::route::{Address, Link, PROTOCOL_DHCP, PROTOCOL_STATIC, Route};
 
@@ -44,7 +45,9 @@ pub(super) fn plan(network: &Network, link: &Link) -> Option<LinkPlan> {
 /// Hardware, and the cable of a container that we run in; never what containers on this machine hang on.
 fn is_ours_by_default(link: &Link) -> bool {
     let is_hardware = link.kind.is_none();
-    let is_own_cable = link.kind.as_deref() == Some("veth") && link.master.is_none();
+    // A container's cable is announced before it is in its bridge.
+    let is_containers = link.master.is_some() || link.name.starts_with(LINK_PREFIX);
+    let is_own_cable = link.kind.as_deref() == Some("veth") && !is_containers;
     link.is_ethernet() && (is_hardware || is_own_cable)
 }
 
@@ -221,7 +224,8 @@ mod tests {
             plan(&nothing, &link("eth0", None)).is_some_and(|plan| plan.dhcp && plan.is_candidate)
         );
         assert!(plan(&nothing, &link("eth0", Some("veth"))).is_some());
-        let mut port = link("orlop-2", Some("veth"));
+        assert_eq!(plan(&nothing, &link("orlop-2", Some("veth"))), None);
+        let mut port = link("veth12ab", Some("veth"));
         port.master = Some(7);
         assert_eq!(plan(&nothing, &port), None);
         for kind in ["bridge", "dummy", "vxlan", "wireguard", "tun"] {

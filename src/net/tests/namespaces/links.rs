@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use orlop_config::{Input, Kind};
@@ -320,4 +321,53 @@ fn an_address_that_a_neighbour_has_is_declined_for_another() {
     machine.told("192.0.2.71/24 from DHCP server");
     let addresses = machine.world.ip("-4 addr show dev eth0");
     assert!(!addresses.contains("192.0.2.70"), "{addresses}");
+}
+
+/// Every line that any role of this process logged.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static MORE: Condvar = Condvar::new();
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut lines = LINES.lock().expect("no thread panicked");
+        lines.push(format!("{}: {}", record.level(), record.args()));
+        MORE.notify_all();
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn without_a_network_the_log_says_what_each_link_lacks() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    log::set_logger(&Lines).expect("only this test sets one");
+    log::set_max_level(log::LevelFilter::Warn);
+    machine.start("network: {interfaces: [{name: eth0}, {name: missing7}]}\n");
+    let is_ours = |line: &&String| line.contains("missing7");
+    let none_yet = |lines: &mut Vec<String>| !lines.iter().any(|line| is_ours(&line));
+    let lines = LINES.lock().expect("no thread panicked");
+    let (lines, timeout) = MORE
+        .wait_timeout_while(lines, LONG, none_yet)
+        .expect("no thread panicked");
+    assert!(!timeout.timed_out(), "{lines:?}");
+    let ours: Vec<&String> = lines.iter().filter(is_ours).collect();
+    assert_eq!(
+        ours,
+        ["WARN: no network: eth0: no carrier; missing7: no such link"]
+    );
+    drop(lines);
+    // Not online, so not ready; and it goes on trying.
+    machine.supervisor.set_nonblocking(true).expect("a socket");
+    let mut buffer = [0; 1024];
+    while let Ok(len) = machine.supervisor.recv(&mut buffer) {
+        assert!(!String::from_utf8_lossy(&buffer[..len]).contains("READY"));
+    }
 }
