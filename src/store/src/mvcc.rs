@@ -10,4 +10,5 @@ pub(crate) mod view;
 pub(crate) mod write;
 
 pub use check::MAX_TXN_OPERATIONS;
-pub use view::Reader;
+pub use view::{ReadError, Reader};
+pub use write::{Answer, Applied, LeaseChange};

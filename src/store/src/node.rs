@@ -32,6 +32,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 const CHECKPOINT_BYTES: usize = 4 << 20;
 /// Time since the first change that makes a checkpoint due.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(5);
+/// Time after which a checkpoint that found no room is tried again.
+const RETRY_TIME: Duration = Duration::from_secs(1);
 /// Commands that are gathered into one write.
 const BATCH_BYTES: usize = 1 << 20;
 /// Room in the log that only deletions, compactions and the member's own entries may use.
@@ -85,6 +87,8 @@ pub struct Node<T> {
     /// When the first change since the last checkpoint was made.
     unsaved_since: Option<Duration>,
     full: bool,
+    /// The state found no room though the disk said that there was some: since when. Nothing that grows is taken until it finds room.
+    broke_off: Option<Duration>,
     status: Status,
     now: Duration,
     outputs: Vec<Output<T>>,
@@ -158,6 +162,7 @@ impl<T> Node<T> {
             unsaved_bytes: 0,
             unsaved_since: None,
             full: false,
+            broke_off: None,
             status: Status::default(),
             now,
             outputs: Vec::new(),
@@ -478,6 +483,7 @@ impl<T> Node<T> {
         log::warn!("no room left for the state: applying the log again from the last checkpoint");
         let (target, _) = self.state.applied;
         self.full = true;
+        self.broke_off = Some(self.now);
         self.state.reopen()?;
         let entries = self.consensus.entries_after(self.state.applied.0, target);
         self.state.apply(&entries)?;
@@ -538,7 +544,10 @@ impl<T> Node<T> {
     fn look_for_room(&mut self) -> Result<(), NodeError> {
         let over_quota =
             u64::try_from(self.state.live_bytes).unwrap_or(0) > self.options.quota_bytes;
-        let full = over_quota || self.is_short_of_room()? || !self.wal.prepare()?;
+        let full = over_quota
+            || self.broke_off.is_some()
+            || self.is_short_of_room()?
+            || !self.wal.prepare()?;
         if full != self.full {
             if full {
                 log::warn!(
@@ -594,16 +603,19 @@ impl<T> Node<T> {
     }
 
     fn checkpoint_if_due(&mut self) -> Result<(), NodeError> {
-        let old = self
-            .unsaved_since
-            .is_some_and(|since| self.now.saturating_sub(since) >= CHECKPOINT_TIME);
-        if !(old || self.unsaved_bytes >= CHECKPOINT_BYTES)
-            || !self.state.is_dirty()
-            || self.is_short_of_room()?
-        {
-            return Ok(());
+        let after = |since: Option<Duration>, time| {
+            since.is_some_and(|since| self.now.saturating_sub(since) >= time)
+        };
+        let due = match self.broke_off {
+            Some(since) => after(Some(since), RETRY_TIME),
+            None => {
+                after(self.unsaved_since, CHECKPOINT_TIME) || self.unsaved_bytes >= CHECKPOINT_BYTES
+            }
+        };
+        if due && self.state.is_dirty() && !self.is_short_of_room()? {
+            self.checkpoint()?;
         }
-        self.checkpoint()
+        Ok(())
     }
 
     fn checkpoint(&mut self) -> Result<(), NodeError> {
@@ -613,6 +625,9 @@ impl<T> Node<T> {
         }
         self.unsaved_bytes = 0;
         self.unsaved_since = None;
+        if self.broke_off.take().is_some() {
+            self.look_for_room()?;
+        }
         let durable = self.state.durable.0;
         self.consensus.forget(durable);
         self.wal.trim(durable)?;

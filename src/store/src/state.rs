@@ -18,6 +18,8 @@ use crate::wal::Owner;
 
 /// Name of the file.
 pub const STATE_FILE: &str = "state.redb";
+/// Its name until it is complete.
+const NEW_STATE_FILE: &str = "state.new";
 const FORMAT: u32 = 1;
 /// Revision of a keyspace that no one has written to, as in etcd.
 pub const FIRST_REVISION: i64 = 1;
@@ -190,11 +192,21 @@ impl State {
         cache_bytes: usize,
         genesis: impl FnOnce() -> Genesis,
     ) -> Result<Self, StateError> {
-        let (raw, retired) = open_database(&*disk, cache_bytes)?;
-        if !is_made(&raw)? {
-            make(&raw, &genesis())?;
+        let names = disk.list().map_err(StateError::File)?;
+        let (raw, retired) = if names.iter().any(|n| n == STATE_FILE) {
+            open_database(&*disk, STATE_FILE, cache_bytes)?
+        } else {
+            // It gets its name when it is whole: a crash before that leaves nothing to be read.
+            if names.iter().any(|n| n == NEW_STATE_FILE) {
+                disk.remove(NEW_STATE_FILE).map_err(StateError::File)?;
+            }
+            let made = open_database(&*disk, NEW_STATE_FILE, cache_bytes)?;
+            make(&made.0, &genesis())?;
+            disk.rename(NEW_STATE_FILE, STATE_FILE)
+                .map_err(StateError::File)?;
             disk.sync_names().map_err(StateError::File)?;
-        }
+            made
+        };
         let database = Database(Arc::new(RwLock::new(Arc::new(raw))));
         let mut state = Self {
             disk,
@@ -256,7 +268,7 @@ impl State {
     pub fn reopen(&mut self) -> Result<(), StateError> {
         // Reads that have begun go on in the old one.
         self.retired.store(true, Ordering::Relaxed);
-        let (raw, retired) = open_database(&*self.disk, self.cache_bytes)?;
+        let (raw, retired) = open_database(&*self.disk, STATE_FILE, self.cache_bytes)?;
         self.retired = retired;
         *self
             .database
@@ -425,9 +437,10 @@ impl State {
 
 fn open_database(
     disk: &dyn Disk,
+    name: &str,
     cache_bytes: usize,
 ) -> Result<(redb::Database, Arc<AtomicBool>), StateError> {
-    let file = disk.open(STATE_FILE, true).map_err(StateError::File)?;
+    let file = disk.open(name, true).map_err(StateError::File)?;
     let retired = Arc::new(AtomicBool::new(false));
     let backend = Backend {
         file,
@@ -438,16 +451,6 @@ fn open_database(
         .create_with_backend(backend)
         .during("open the state")?;
     Ok((database, retired))
-}
-
-fn is_made(database: &redb::Database) -> Result<bool, StateError> {
-    use redb::ReadableDatabase;
-    let read = database.begin_read().during("begin to read")?;
-    match read.open_table(META) {
-        Ok(_) => Ok(true),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
-        Err(err) => Err(err).during("open a table"),
-    }
 }
 
 /// Makes all tables, so that readers find them.

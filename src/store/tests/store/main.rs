@@ -1,0 +1,10 @@
+//! The store from outside: its log and state on a disk that fails, and a real member under real clients.
+
+mod etcdctl;
+mod generated;
+mod keyspace;
+mod log;
+mod model;
+mod random;
+mod simulated_disk;
+mod simulation;
