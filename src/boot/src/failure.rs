@@ -1,4 +1,4 @@
-//! What happens when the root cannot be reached: a line, then a reboot after a delay, or a rescue shell where one is asked for.
+//! What PID 1 does when it can not go on: a line, then a reboot after a delay, or a rescue shell where one is asked for.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -12,54 +12,64 @@ use crate::cmdline::CommandLine;
 /// The word on the kernel command line that asks for a shell instead of a reboot.
 const RESCUE: &str = "orlop.rescue";
 
-/// The delay where the command line has no usable `panic=`, in seconds: time to read the screen.
-const DEFAULT_DELAY_S: u64 = 30;
+/// The delay where the command line has no usable `panic=`: time to read the screen.
+const DEFAULT_DELAY: Duration = Duration::from_secs(30);
+
+/// How long what is in memory may take to be written.
+const SYNC_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The delay of `panic=N`, as the kernel means it: below zero at once, N seconds otherwise. Zero would mean to stay for ever;
 /// a machine that nobody watches shall rather try again.
-fn delay(command_line: &CommandLine) -> Duration {
-    let seconds = match command_line
+fn delay(command_line: &CommandLine, default: Duration) -> Duration {
+    match command_line
         .value("panic")
         .and_then(|value| value.parse::<i64>().ok())
     {
-        Some(seconds) if seconds != 0 => u64::try_from(seconds).unwrap_or(0),
-        _ => DEFAULT_DELAY_S,
-    };
-    Duration::from_secs(seconds)
+        Some(seconds) if seconds != 0 => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+        _ => default,
+    }
 }
 
 /// Logs `message` and reboots; never returns, since the kernel panics without its first process.
 pub(crate) fn fail(message: &str) -> ! {
-    log::error!("boot: {message}");
+    restart("boot", message, DEFAULT_DELAY)
+}
+
+/// Logs `stage: message` and reboots after `panic=` of the command line or else `default`; with `orlop.rescue` on the
+/// command line it runs a shell on the console before. Never returns, since the kernel panics without its first process.
+pub fn restart(stage: &str, message: &str, default: Duration) -> ! {
+    log::error!("{stage}: {message}");
+    // In a child, since a disk that does not answer must not keep the machine down.
+    let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| nix::unistd::sync());
     let command_line = CommandLine::read().unwrap_or_default();
     if command_line.has(RESCUE) {
-        rescue();
+        rescue(stage);
     }
-    let delay = delay(&command_line);
-    log::error!("boot: rebooting in {} s", delay.as_secs());
+    let delay = delay(&command_line, default);
+    log::error!("{stage}: rebooting in {} s", delay.as_secs());
     std::thread::sleep(delay);
-    nix::unistd::sync();
+    let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| nix::unistd::sync());
     loop {
         // Its success type has no values: what comes back is an error.
         let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
-        log::error!("boot: cannot reboot: {}", error.desc());
-        std::thread::sleep(Duration::from_secs(DEFAULT_DELAY_S));
+        log::error!("{stage}: cannot reboot: {}", error.desc());
+        std::thread::sleep(DEFAULT_DELAY);
     }
 }
 
 /// Runs one shell on the console as a child: PID 1 must outlive it, or the kernel panics when somebody leaves it.
-fn rescue() {
+fn rescue(stage: &str) {
     const SHELLS: [&str; 2] = ["/bin/sh", "/sysroot/bin/busybox"];
     let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).exists()) else {
         log::error!(
-            "boot: {RESCUE}: there is no shell in this initramfs; build it with `image --rescue`"
+            "{stage}: {RESCUE}: there is no shell in this initramfs; build it with `image --rescue`"
         );
         return;
     };
-    log::error!("boot: {RESCUE}: a shell on the console; leave it with `exit` to reboot");
+    log::error!("{stage}: {RESCUE}: a shell on the console; leave it with `exit` to reboot");
     // Busybox knows its shell by this name; the hyphen makes it a login shell.
     if let Err(error) = Command::new(shell).arg0("-sh").status() {
-        log::error!("boot: cannot run {shell}: {error}");
+        log::error!("{stage}: cannot run {shell}: {error}");
     }
 }
 
@@ -69,11 +79,11 @@ mod tests {
 
     #[test]
     fn the_delay_is_the_kernels_panic_time() {
-        let seconds = |line| delay(&CommandLine::parse(line)).as_secs();
+        let seconds = |line| delay(&CommandLine::parse(line), DEFAULT_DELAY).as_secs();
         assert_eq!(seconds("panic=10"), 10);
         assert_eq!(seconds("panic=-1"), 0);
-        assert_eq!(seconds("panic=0"), DEFAULT_DELAY_S);
-        assert_eq!(seconds("panic=soon"), DEFAULT_DELAY_S);
-        assert_eq!(seconds(""), DEFAULT_DELAY_S);
+        assert_eq!(seconds("panic=0"), 30);
+        assert_eq!(seconds("panic=soon"), 30);
+        assert_eq!(seconds(""), 30);
     }
 }

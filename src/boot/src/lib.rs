@@ -6,13 +6,13 @@
 pub mod cmdline;
 pub mod coldplug;
 pub mod devices;
+pub mod failure;
 pub mod index;
 pub mod modprobe;
 pub mod modules;
+pub mod mounts;
 pub mod times;
 
-mod failure;
-mod mounts;
 mod root;
 mod stage;
 mod switch;

@@ -175,7 +175,8 @@ fn complain(text: &str) {
 }
 
 /// An error with its causes, `a: b: c`.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

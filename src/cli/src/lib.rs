@@ -68,6 +68,12 @@ const COMMANDS: &[Command] = &[
         run: net::run,
     },
     Command {
+        name: "setup",
+        applet: false,
+        summary: "apply the configuration before units start; started by PID 1",
+        run: |_| orlop_init::setup::run(),
+    },
+    Command {
         name: "store",
         applet: false,
         summary: "serve the store, which speaks etcd's v3 API",

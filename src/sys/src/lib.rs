@@ -4,6 +4,8 @@
 pub mod blkdev;
 pub mod cgroup;
 pub mod clone;
+pub mod detach;
+pub mod fork;
 pub mod inherited;
 pub mod kmsg;
 pub mod loopback;
