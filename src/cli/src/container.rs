@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use orlop_container::{EXIT_RUNTIME, Error, Record, Records, StateError};
 
 pub(crate) use flags::RunFlags;
-pub(crate) use start::stop_process;
+pub(crate) use start::{stop_process, wait_exit_code};
 
 /// What containers write, each in a directory of its name.
 pub(crate) const CONTAINERS: &str = "/var/lib/orlop/containers";
@@ -116,9 +116,10 @@ pub(crate) fn cleanup(records: &Records, record: &Record, forget: bool) {
     {
         log::warn!("{}: {error}", record.name);
     }
-    if let Some(cgroup) = &record.cgroup {
-        // Whatever outlived PID 1 of the container, which nothing does, would hold the directory.
-        let _still_used = std::fs::remove_dir(cgroup);
+    if let Some(cgroup) = &record.cgroup
+        && let Err(error) = orlop_container::remove_cgroup(cgroup)
+    {
+        log::warn!("{}: {error}", record.name);
     }
     let directory = Path::new(CONTAINERS).join(&record.name);
     let result = if forget {

@@ -65,6 +65,12 @@ const WORDS: &[Word] = &[
         },
     },
     Word {
+        name: "exec",
+        arguments: "[-i] [-e NAME=VALUE] [-w DIRECTORY] [-u USER] NAME COMMAND…",
+        summary: "run a further command in a container",
+        run: run_exec,
+    },
+    Word {
         name: "wait",
         arguments: "NAME…",
         summary: "wait for containers to end",
@@ -332,6 +338,72 @@ fn remove(record: &Record, given: &Given) -> Result<Option<String>> {
     }
     cleanup(&records(), record, true);
     Ok(None)
+}
+
+/// A further process in a container that runs; flags end at the name.
+fn run_exec(words: &[String]) -> ExitCode {
+    let flags = [
+        ('i', "interactive", false),
+        ('t', "tty", false),
+        ('e', "env", true),
+        ('w', "workdir", true),
+        ('u', "user", true),
+    ];
+    let takes_value = |word: &String| {
+        flags
+            .iter()
+            .any(|(l, n, v)| *v && (*word == format!("-{l}") || *word == format!("--{n}")))
+    };
+    let mut own = 0;
+    while let Some(word) = words.get(own).filter(|w| w.starts_with('-')) {
+        own += if takes_value(word) { 2 } else { 1 };
+    }
+    let (given, rest) = words.split_at(own.min(words.len()));
+    let result = split(given, &flags).and_then(|(given, _)| match rest.split_first() {
+        Some((name, command)) if !command.is_empty() => exec(&given, name, command),
+        _ => bail!("\"docker exec\" requires at least 2 arguments."),
+    });
+    result.unwrap_or_else(|error| {
+        eprintln!("docker: {error:#}");
+        let code = error
+            .downcast_ref::<orlop_container::Error>()
+            .map_or(1, orlop_container::Error::exit_code);
+        ExitCode::from(code)
+    })
+}
+
+fn exec(given: &Given, name: &str, command: &[String]) -> Result<ExitCode> {
+    let record = records().find(name)?;
+    let Some(first) = record.running() else {
+        bail!("container {} is not running", record.id)
+    };
+    if given.value('i').is_none() {
+        let null = std::fs::File::open("/dev/null").context("open /dev/null")?;
+        nix::unistd::dup2_stdin(&null).context("redirect standard input")?;
+    }
+    let mut environment: Vec<String> = given
+        .0
+        .iter()
+        .filter(|(f, _)| *f == 'e')
+        .map(|(_, v)| v.clone())
+        .collect();
+    if given.value('t').is_some() {
+        environment.insert(0, "TERM=xterm".to_owned());
+    }
+    let request = orlop_container::Exec {
+        command: command.to_vec(),
+        environment,
+        working_directory: given
+            .value('w')
+            .map(Into::into)
+            .or(Some(record.working_directory.clone())),
+        user: given
+            .value('u')
+            .map(str::to_owned)
+            .or(Some(record.user.clone())),
+    };
+    let running = orlop_container::exec(first.as_fd(), record.pid, &request)?;
+    Ok(ExitCode::from(container::wait_exit_code(&running)?))
 }
 
 fn wait(record: &Record, _: &Given) -> Result<Option<String>> {

@@ -292,6 +292,10 @@ pub struct Running {
 }
 
 impl Running {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd }
+    }
+
     /// The first process, in our PID namespace.
     #[must_use]
     pub fn pid(&self) -> i32 {

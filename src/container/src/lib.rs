@@ -8,6 +8,7 @@ mod capabilities;
 mod compose;
 mod container;
 mod devices;
+mod exec;
 mod fill;
 mod limits;
 mod paths;
@@ -25,8 +26,9 @@ pub use capabilities::{
 };
 pub use compose::{Device, MountRequest, MountSource, Request, compose};
 pub use container::{Cgroup, Container, Created, Error, Options, Running};
+pub use exec::{Exec, exec};
 pub use fill::Fill;
-pub use limits::LimitsError;
+pub use limits::{LimitsError, remove_cgroup};
 pub use plan::Unsupported;
 pub use report::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUNTIME, Failure};
 pub use seccomp::{Filter, Seccomp};

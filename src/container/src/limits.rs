@@ -1,6 +1,6 @@
 //! A container's cgroup: memory, CPU and process limits, and which devices it may use.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,44 @@ pub(crate) fn make_cgroup(path: &Path) -> Result<(), LimitsError> {
         }
     }
     Ok(())
+}
+
+/// Removes a container's cgroup, killing what is left in it; nothing to remove is no error.
+pub fn remove_cgroup(path: &Path) -> Result<(), LimitsError> {
+    let fail = |err| LimitsError::Directory {
+        path: path.into(),
+        err,
+    };
+    let _nothing_to_kill = write_value(&path.join("cgroup.kill"), "1");
+    match std::fs::remove_dir(path) {
+        Err(err) if err.kind() == io::ErrorKind::ResourceBusy => {
+            wait_until_empty(path).map_err(fail)?;
+            std::fs::remove_dir(path).map_err(fail)
+        }
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(fail(err)),
+        _ => Ok(()),
+    }
+}
+
+/// What was killed needs a moment to go; the kernel tells when it has.
+fn wait_until_empty(cgroup: &Path) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let patience = Timespec {
+        tv_sec: 2,
+        tv_nsec: 0,
+    };
+    loop {
+        // Opened anew: the kernel reports a change since the last read of the same file.
+        let mut events = std::fs::File::open(cgroup.join("cgroup.events"))?;
+        let mut text = String::new();
+        events.read_to_string(&mut text)?;
+        if text.contains("populated 0") {
+            return Ok(());
+        }
+        if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&patience))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
 }
 
 /// Opens a cgroup for `CLONE_INTO_CGROUP`.

@@ -132,6 +132,32 @@ const STANDARD_NODES: [(&str, u32, u32); 6] = [
 ];
 
 impl Plan {
+    /// A plan that asks for nothing.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            namespaces: CloneFlags::empty(),
+            hostname: None,
+            domainname: None,
+            mounts: Vec::new(),
+            nodes: Vec::new(),
+            masked_paths: Vec::new(),
+            read_only_paths: Vec::new(),
+            read_only_root: false,
+            sysctls: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            working_directory: PathBuf::from("/"),
+            who: Who::Numbers(Identity::default()),
+            umask: 0o022,
+            terminal: false,
+            capabilities: CapabilitySets::default(),
+            no_new_privileges: true,
+            filter: None,
+            limits: Vec::new(),
+            oom_score_adjust: None,
+        }
+    }
+
     /// Checks `spec`; `user` is what `--user` or the image's configuration says, to be looked up in the image.
     pub(crate) fn new(
         spec: &Spec,
@@ -258,7 +284,7 @@ fn paths(list: &Option<Vec<String>>) -> Vec<PathBuf> {
         .collect()
 }
 
-fn strings(what: &'static str, list: &[String]) -> Result<Vec<CString>, Unsupported> {
+pub(crate) fn strings(what: &'static str, list: &[String]) -> Result<Vec<CString>, Unsupported> {
     list.iter()
         .map(|text| {
             CString::new(text.as_str()).map_err(|_| Unsupported::Value {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use orlop_sys::clone::CloneFlags;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fstat};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{DumpableBehavior, Rlimit, set_dumpable_behavior, setrlimit};
@@ -42,14 +43,10 @@ fn become_payload(
 ) -> Result<std::convert::Infallible, Failure> {
     // Until execve this process still is our own binary, which nothing in the container may look into or write to.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during(|| "hide from the container")?;
-    orlop_sys::clone::reset_signal_dispositions();
-    nix::sys::signal::SigSet::empty()
-        .thread_set_mask()
-        .map_err(std::io::Error::from)
-        .during(|| "unblock signals")?;
-    nix::unistd::setsid()
-        .map_err(std::io::Error::from)
-        .during(|| "start a session")?;
+    leave_callers_signals_and_session()?;
+    if plan.namespaces.contains(CloneFlags::NEW_NETWORK) {
+        orlop_sys::loopback::set_up().during(|| "set the loopback link up")?;
+    }
 
     let root = rootfs::build(places, plan)?;
     if let Some(name) = &plan.hostname {
@@ -81,13 +78,35 @@ fn become_payload(
         };
         setrlimit(*resource, limit).during(|| format!("limit {resource:?} to {soft}:{hard}"))?;
     }
-    give_streams(&identity);
+    finish(root, plan, &identity)
+}
+
+/// Gives every signal its default effect and opens a session, so that no terminal of ours is the payload's to command.
+pub(crate) fn leave_callers_signals_and_session() -> Result<(), Failure> {
+    orlop_sys::clone::reset_signal_dispositions();
+    nix::sys::signal::SigSet::empty()
+        .thread_set_mask()
+        .map_err(std::io::Error::from)
+        .during(|| "unblock signals")?;
+    nix::unistd::setsid()
+        .map_err(std::io::Error::from)
+        .during(|| "start a session")?;
+    Ok(())
+}
+
+/// The last steps, in the container already.
+pub(crate) fn finish(
+    root: Root,
+    plan: &Plan,
+    identity: &Identity,
+) -> Result<std::convert::Infallible, Failure> {
+    give_streams(identity);
     enter_working_directory(&root, &plan.working_directory)?;
     drop(root);
     rustix::process::umask(Mode::from_raw_mode(plan.umask));
-    become_user(plan, &identity)?;
+    become_user(plan, identity)?;
     orlop_sys::clone::close_on_exec_from(3).during(|| "close descriptors")?;
-    execute(plan, &identity)
+    execute(plan, identity)
 }
 
 /// Lets the payload's user open its own standard streams anew, through `/dev/stdout` for one.

@@ -38,6 +38,10 @@ pub struct Record {
     pub image: String,
     /// The command and its arguments.
     pub command: Vec<String>,
+    /// Who it runs as, as the user or the image named it.
+    pub user: String,
+    /// Where it started.
+    pub working_directory: PathBuf,
     /// Seconds since 1970.
     pub created_unix_seconds: u64,
     /// The unit that it is the main process of.

@@ -49,6 +49,12 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
     }
     volumes::make_sources(&wanted.request.mounts)?;
 
+    if flags.tty.0 {
+        wanted
+            .request
+            .environment
+            .insert(0, "TERM=xterm".to_owned());
+    }
     let mut spec = compose(&wanted.request, root.config.as_ref())?;
     if flags.init.0 {
         init::wrap(&mut spec);
@@ -59,6 +65,11 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
         .clone()
         .or_else(|| config.and_then(|c| c.user().clone()))
         .unwrap_or_default();
+    let working_directory = spec
+        .process()
+        .as_ref()
+        .map(|p| p.cwd().clone())
+        .unwrap_or_default();
     let cgroup = cgroup(&name, unit.is_some());
     let container = Container::prepare(
         &spec,
@@ -66,7 +77,7 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
             layers: root.layers.clone(),
             directory: Path::new(CONTAINERS).join(&name),
             volumes: wanted.volumes.clone(),
-            user: Some(user),
+            user: Some(user.clone()),
             groups: flags.group_add.clone(),
             seccomp: if wanted.unconfined {
                 Seccomp::Unconfined
@@ -91,6 +102,8 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs(),
+        user,
+        working_directory,
         unit: unit.clone(),
         cgroup: match &cgroup {
             Cgroup::New(path) => Some(path.clone()),
@@ -126,14 +139,10 @@ pub(crate) fn run(flags: &RunFlags) -> Result<u8> {
     if unit.is_some() {
         return Ok(0);
     }
-    let exit = wait(&running)?;
-    let code = match exit {
-        Exit::Code(code) => code,
-        Exit::Signal(signal) => 128 + signal,
-    };
-    record.exit_code = Some(code);
+    let code = wait_exit_code(&running)?;
+    record.exit_code = Some(i32::from(code));
     cleanup(&records, &record, flags.rm.0);
-    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+    Ok(code)
 }
 
 /// From a prepared container to one that runs, with network, record and the word to PID 1.
@@ -381,6 +390,15 @@ impl Streams {
         }
         Ok(())
     }
+}
+
+/// Waits as [`wait`] does; what a shell would call the result.
+pub(crate) fn wait_exit_code(running: &Running) -> Result<u8> {
+    let code = match wait(running)? {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    };
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// Waits for the container, handing on the signals that we get.

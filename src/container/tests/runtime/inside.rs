@@ -72,10 +72,55 @@ pub(crate) const TESTS: &[Test] = &[
         a_container_that_is_not_started_leaves_no_process,
     ),
     (
+        "a_further_process_gets_no_more_than_the_first",
+        a_further_process_gets_no_more_than_the_first,
+    ),
+    (
         "the_machines_null_device_keeps_its_owner",
         the_machines_null_device_keeps_its_owner,
     ),
 ];
+
+fn a_further_process_gets_no_more_than_the_first() {
+    let Some(root) = orlop_sys::cgroup::mount_point() else {
+        return;
+    };
+    let mut world = World::new();
+    let cgroup = root.join(format!("orlop-test-exec-{}", std::process::id()));
+    world.cgroup = Some(cgroup.clone());
+    world.request.environment = vec!["FIRST=1".into()];
+    let look = "id -u; echo $FIRST$MORE; readlink /proc/self/ns/mnt; ls /proc/$$/fd; \
+                grep -E 'Cap(Inh|Bnd)|Seccomp:' /proc/self/status; cat /proc/1/comm; head -c 1 /proc/1/environ; exit 5";
+    world.exec = Some(["sh", "-c", look].map(str::to_owned).into());
+    let outcome = world.run(&["sleep", "1000"]);
+    orlop_container::remove_cgroup(&cgroup).unwrap();
+    assert_eq!(outcome.code, 5, "{outcome:?}");
+    let lines: Vec<&str> = outcome.output.lines().collect();
+    assert_eq!(lines[..2], ["101", "11"]);
+    assert_ne!(
+        Some(lines[2]),
+        fs::read_link("/proc/self/ns/mnt").unwrap().to_str()
+    );
+    let rest = [
+        "0",
+        "1",
+        "2",
+        "CapInh:\t0000000000000000",
+        "CapBnd:\t00000000a80425fb",
+        "Seccomp:\t2",
+        "sleep",
+    ];
+    assert_eq!(lines[3..], rest);
+    assert!(
+        outcome.errors.contains("Permission denied"),
+        "it read the first process' secrets: {outcome:?}"
+    );
+
+    world.exec = Some(vec!["nope".into()]);
+    world.cgroup = Some(cgroup.clone());
+    assert_eq!(world.run(&["sleep", "1000"]).code, 127);
+    orlop_container::remove_cgroup(&cgroup).unwrap();
+}
 
 fn bind(source: PathBuf, destination: &str, read_only: bool) -> MountRequest {
     MountRequest {

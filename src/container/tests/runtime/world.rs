@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use orlop_container::{
-    Cgroup, Container, DEFAULT_CAPABILITIES, Fill, Options, Request, Seccomp, compose,
+    Cgroup, Container, DEFAULT_CAPABILITIES, Exec, Fill, Options, Request, Running, Seccomp,
+    compose,
 };
 use orlop_sys::pidfd::Exit;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ struct Job {
     user: Option<String>,
     cgroup: Option<PathBuf>,
     start: bool,
+    /// Runs in the container besides the payload; the outcome is then this one's.
+    exec: Option<Vec<String>>,
 }
 
 /// Starts the container that the job describes and exits as it does.
@@ -61,11 +64,38 @@ pub(crate) fn be_the_runtime(job: &Path) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
         Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(running)) => match running.wait().unwrap() {
-            Exit::Code(code) => ExitCode::from(code as u8),
-            Exit::Signal(signal) => ExitCode::from(128 + signal as u8),
-        },
+        Ok(Some(payload)) => {
+            let exit = match job.exec {
+                Some(command) => further(&payload, command),
+                None => payload.wait().unwrap(),
+            };
+            match exit {
+                Exit::Code(code) => ExitCode::from(code as u8),
+                Exit::Signal(signal) => ExitCode::from(128 + signal as u8),
+            }
+        }
     }
+}
+
+/// Runs a further process beside the payload, and ends that too.
+fn further(payload: &Running, command: Vec<String>) -> Exit {
+    let request = Exec {
+        command,
+        environment: vec!["MORE=1".into()],
+        user: Some("web".into()),
+        ..Exec::default()
+    };
+    let exit = match orlop_container::exec(payload.pidfd(), payload.pid(), &request) {
+        Ok(further) => further.wait().unwrap(),
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Code(error.exit_code().into())
+        }
+    };
+    // It would hold our standard output open.
+    payload.signal(9).unwrap();
+    payload.wait().unwrap();
+    exit
 }
 
 /// What came of a container.
@@ -85,6 +115,7 @@ pub(crate) struct World {
     pub(crate) user: Option<String>,
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) start: bool,
+    pub(crate) exec: Option<Vec<String>>,
 }
 
 const APPLETS: [&str; 27] = [
@@ -127,6 +158,7 @@ impl World {
             user: None,
             cgroup: None,
             start: true,
+            exec: None,
             directory,
         }
     }
@@ -153,6 +185,7 @@ impl World {
             user: self.user.clone(),
             cgroup: self.cgroup.clone(),
             start: self.start,
+            exec: self.exec.clone(),
         };
         let path = self.directory.path().join("job.json");
         fs::write(&path, serde_json::to_vec(&job).unwrap()).unwrap();
