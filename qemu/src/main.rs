@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orlop_qemu::image::{self, Bare, Compression, Options, Project};
+use orlop_qemu::{bench, demo, interactive};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -22,6 +23,12 @@ enum Command {
     Image(ImageArguments),
     /// Build build/bare.cpio: a root whose PID 1 is `init` at once, without an initramfs stage
     Bare(BinaryArguments),
+    /// Boot a guest, fetch its page, restart it, power it off
+    Demo(ImageArguments),
+    /// Boot a guest with its console on this terminal
+    Run(RunArguments),
+    /// Measure boots by counted instructions, and sizes
+    Bench(ImageArguments),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +59,33 @@ struct ImageArguments {
     output: PathBuf,
 }
 
+impl ImageArguments {
+    fn options(self, project: &Project) -> Options {
+        Options {
+            profile: self.binary.profile,
+            binary: self.binary.binary,
+            compression: match self.compression {
+                CompressionArgument::Zstd => Compression::Zstd,
+                CompressionArgument::Lz4 => Compression::Lz4,
+            },
+            rescue: self.rescue,
+            carry_root: !self.root_on_disk,
+            output: project.root.join(self.output),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    #[command(flatten)]
+    image: ImageArguments,
+    /// The cloud-config
+    config: PathBuf,
+    /// A port of the guest to forward, beside 22 and 80
+    #[arg(long)]
+    port: Vec<u16>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CompressionArgument {
     Zstd,
@@ -72,19 +106,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let project = Project::here();
     match arguments.command {
         Command::Image(arguments) => {
-            let options = Options {
-                profile: arguments.binary.profile,
-                binary: arguments.binary.binary,
-                compression: match arguments.compression {
-                    CompressionArgument::Zstd => Compression::Zstd,
-                    CompressionArgument::Lz4 => Compression::Lz4,
-                },
-                rescue: arguments.rescue,
-                carry_root: !arguments.root_on_disk,
-                output: project.root.join(arguments.output),
-            };
+            let options = arguments.options(&project);
             image::image(&project, &options)?;
         }
+        Command::Demo(arguments) => demo::run(&project, &arguments.options(&project))?,
+        Command::Run(arguments) => {
+            let options = arguments.image.options(&project);
+            interactive::run(&project, &options, &arguments.config, &arguments.port)?;
+        }
+        Command::Bench(arguments) => bench::run(&project, &arguments.options(&project))?,
         Command::Bare(arguments) => {
             let binary = match arguments.binary {
                 Some(binary) => binary,

@@ -1,0 +1,56 @@
+# Everything that is done with this repository. `make help` lists the targets.
+
+# release is what is shipped; ci builds the same shape faster, without whole-program optimisation.
+PROFILE ?= release
+CONFIG  ?= configs/demo.yaml
+CARGO   ?= cargo
+
+qemu = $(CARGO) run --quiet --package orlop-qemu --
+
+.DEFAULT_GOAL := help
+.PHONY: help deps image demo run test bench check fmt clippy doc crates size clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "  PROFILE=$(PROFILE)  the cargo profile of the binary (release, ci)"
+	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
+
+deps: ## install the Debian packages that are missing (root or sudo)
+	@./qemu/install-packages
+
+image: deps ## build dist/vmlinuz, dist/initrd, dist/root.erofs, dist/orlop
+	@$(qemu) image --profile $(PROFILE)
+
+demo: deps ## boot a guest, fetch a page from its container, restart it, power it off
+	@$(qemu) demo --profile $(PROFILE)
+
+run: deps ## boot a guest with CONFIG=..., its console on this terminal
+	@$(qemu) run --profile $(PROFILE) $(CONFIG)
+
+test: image ## run all tests, those that boot guests included
+	$(CARGO) test --workspace
+
+bench: deps ## measure boots by counted instructions, and sizes, against their bars
+	@$(qemu) bench --profile $(PROFILE)
+
+check: deps fmt clippy doc crates size ## format, lints, documentation, licences, size
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+crates:
+	@CARGO="$(CARGO)" ./.ci/check-crates
+
+size: image
+	@./.ci/check-binary dist/orlop
+
+clean: ## remove all that was built
+	$(CARGO) clean
+	rm -rf build dist
