@@ -1,4 +1,4 @@
-//! What is mounted: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//! What is mounted, for this thread: `/proc/thread-self/mountinfo` (proc_pid_mountinfo(5)).
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) struct Mount {
 
 /// All mounts in the order in which they were made; none without `/proc`.
 pub(crate) fn read() -> Vec<Mount> {
-    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     parse(&String::from_utf8_lossy(&text))
 }
 

@@ -38,7 +38,8 @@ struct Setup {
     has_errors: bool,
     machine: Machine,
     plan: Plan,
-    failures: usize,
+    /// What was asked for and did not happen, a line each.
+    failures: Vec<String>,
 }
 
 /// A step with the name under which `orlop boot-times` shows it.
@@ -110,14 +111,14 @@ const STEPS: &[Step] = &[
 #[must_use]
 pub fn run() -> ExitCode {
     orlop_sys::kmsg::Logger::install("orlop");
-    match run_on(Path::new("/"), true) {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    match run_on(Path::new("/"), true).is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
-/// Runs all steps on the machine below `root` and gives the number of failures.
-fn run_on(root: &Path, is_machine: bool) -> usize {
+/// Runs all steps on the machine below `root` and gives a line for each failure.
+fn run_on(root: &Path, is_machine: bool) -> Vec<String> {
     let mut setup = Setup::new(root, is_machine);
     for step in STEPS {
         let start_ns = times::now_ns();
@@ -141,7 +142,7 @@ impl Setup {
             has_errors: false,
             machine: Machine::default(),
             plan: Plan::default(),
-            failures: 0,
+            failures: Vec::new(),
         }
     }
 
@@ -152,8 +153,8 @@ impl Setup {
 
     /// Reports something that was asked for and does not happen.
     fn fail(&mut self, what: impl std::fmt::Display) {
-        self.failures = self.failures.saturating_add(1);
         log::error!("setup: {what}");
+        self.failures.push(what.to_string());
     }
 }
 

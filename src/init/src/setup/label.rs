@@ -203,7 +203,7 @@ mod tests {
         for bits in ["12", "16", "32"] {
             let directory = tempfile::tempdir().unwrap();
             let image = directory.path().join("volume");
-            let size: u64 = if bits == "32" { 64 << 20 } else { 8 << 20 };
+            let size: u64 = if bits == "12" { 4 << 20 } else { 64 << 20 };
             std::fs::File::create(&image)
                 .unwrap()
                 .set_len(size)
