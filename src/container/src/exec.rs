@@ -72,7 +72,11 @@ pub fn exec(first: BorrowedFd<'_>, pid: i32, request: &Exec) -> Result<Running, 
     let channel: OwnedFd = ours.ok_or(Error::Vanished)?;
     match process::receive(channel.as_fd()).map_err(Error::Channel)? {
         None => Ok(Running::new(pid, pidfd)),
-        Some(packet) => Err(Failure::decode(&packet).into()),
+        Some(packet) => {
+            // Left unreaped it would hold up the end of the container's first process.
+            let _ended = pidfd::wait_child(pidfd.as_fd());
+            Err(Failure::decode(&packet).into())
+        }
     }
 }
 
