@@ -16,10 +16,12 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use netlink_packet_route::route::RouteProtocol;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::netlink::{self, Socket, route, rules};
+use crate::netlink::route::{self, Rtnetlink};
+use crate::netlink::{self, Socket, rules};
 use record::{Namespace, Record, Records};
 
 /// The container's end of its cable.
@@ -225,7 +227,7 @@ impl Network {
             err,
         })?;
 
-        let links = route::links(&mut kernel.route).map_err(refused("list links"))?;
+        let links = route::links(&kernel.route).map_err(refused("list links"))?;
         let alive = |record: &Record| links.iter().any(|link| link.name == record.link);
         if let Some(known) = records.get(request.name) {
             if known.namespace == namespace && known.publish == request.publish && alive(known) {
@@ -286,7 +288,7 @@ impl Network {
             return Ok(Vec::new());
         }
         let mut kernel = Kernel::open()?;
-        let links = route::links(&mut kernel.route).map_err(refused("list links"))?;
+        let links = route::links(&kernel.route).map_err(refused("list links"))?;
         let dead: Vec<String> = records
             .all()
             .filter(|record| !links.iter().any(|link| link.name == record.link))
@@ -314,7 +316,7 @@ impl Network {
         record: &Record,
         netns: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        let bridge_index = self.ensure_bridge(&mut kernel.route)?;
+        let bridge_index = self.ensure_bridge(&kernel.route)?;
         let pair = route::VethPair {
             host: &record.link,
             alias: &record.name,
@@ -324,7 +326,7 @@ impl Network {
             peer_namespace: netns,
             mtu: MTU,
         };
-        let make = |kernel: &mut Kernel| route::add_veth(&mut kernel.route, &pair);
+        let make = |kernel: &mut Kernel| route::add_veth(&kernel.route, &pair);
         match make(kernel) {
             // A link of a record that was lost: the address is not given to anyone, so neither is the link.
             Err(err) if err.is(Errno::EEXIST) => {
@@ -339,7 +341,7 @@ impl Network {
         )))?;
         if !record.publish.is_empty() {
             // With br_netfilter in the kernel, a container that calls its own published port is redirected inside the bridge.
-            route::allow_hairpin(&mut kernel.route, &record.link)
+            route::allow_hairpin(&kernel.route, &record.link)
                 .map_err(refused(format!("set up the port {}", record.link)))?;
         }
         self.configure_inside(record, netns)?;
@@ -349,9 +351,9 @@ impl Network {
     /// The container's own side: loopback, address, default route.
     fn configure_inside(&self, record: &Record, netns: BorrowedFd<'_>) -> Result<(), Error> {
         let name = &record.name;
-        let mut inside = Socket::open_in(netns, netlink::Protocol::Route)
+        let inside = Rtnetlink::open_in(netns)
             .map_err(refused(format!("enter the network of container {name}")))?;
-        let all = route::links(&mut inside)
+        let all = route::links(&inside)
             .map_err(refused(format!("list the links of container {name}")))?;
         for link in &all {
             let ours = link.name == CONTAINER_LINK;
@@ -364,12 +366,12 @@ impl Network {
                     prefix: self.bridge.prefix,
                     lifetime_seconds: None,
                 };
-                route::set_address(&mut inside, link.index, &address).map_err(refused(format!(
+                route::set_address(&inside, link.index, &address).map_err(refused(format!(
                     "give container {name} the address {}",
                     record.address
                 )))?;
             }
-            route::set_up(&mut inside, link.index).map_err(refused(format!(
+            route::set_up(&inside, link.index).map_err(refused(format!(
                 "switch on {} of container {name}",
                 link.name
             )))?;
@@ -379,9 +381,9 @@ impl Network {
                     gateway: Some(self.bridge.address.into()),
                     metric: 0,
                     source: None,
-                    protocol: route::PROTOCOL_STATIC,
+                    protocol: RouteProtocol::Static,
                 };
-                route::set_route(&mut inside, link.index, &default)
+                route::set_route(&inside, link.index, &default)
                     .map_err(refused(format!("give container {name} its default route")))?;
             }
         }
@@ -419,12 +421,11 @@ impl Network {
 
     fn delete_link(&self, kernel: &mut Kernel, link: &str) -> Result<(), Error> {
         let operation = || format!("take away link {link}");
-        let Some(found) =
-            route::link_named(&mut kernel.route, link).map_err(refused(operation()))?
+        let Some(found) = route::link_named(&kernel.route, link).map_err(refused(operation()))?
         else {
             return Ok(());
         };
-        match route::delete_link(&mut kernel.route, found.index) {
+        match route::delete_link(&kernel.route, found.index) {
             // It went with its namespace in between.
             Err(err) if err.is(Errno::ENODEV) => Ok(()),
             other => other.map_err(refused(operation())),
@@ -432,20 +433,19 @@ impl Network {
     }
 
     /// The bridge's index; makes it, with its address and the kernel settings that it needs.
-    fn ensure_bridge(&self, socket: &mut Socket) -> Result<u32, Error> {
+    fn ensure_bridge(&self, kernel: &Rtnetlink) -> Result<u32, Error> {
         let name = &self.bridge.name;
-        let find = |socket: &mut Socket| {
-            route::link_named(socket, name).map_err(refused(format!("look for bridge {name}")))
-        };
-        let link = match find(socket)? {
+        let find =
+            || route::link_named(kernel, name).map_err(refused(format!("look for bridge {name}")));
+        let link = match find()? {
             Some(link) => link,
             None => {
                 // A fixed Ethernet address: without one the bridge takes that of a port, and changes it as containers come and go.
-                match route::add_bridge(socket, name, mac_of(self.bridge.address)) {
+                match route::add_bridge(kernel, name, mac_of(self.bridge.address)) {
                     Err(err) if !err.is(Errno::EEXIST) => {
                         return Err(refused(format!("make bridge {name}"))(err));
                     }
-                    _ => find(socket)?.ok_or_else(|| Error::NotABridge(name.clone()))?,
+                    _ => find()?.ok_or_else(|| Error::NotABridge(name.clone()))?,
                 }
             }
         };
@@ -453,7 +453,7 @@ impl Network {
             return Err(Error::NotABridge(name.clone()));
         }
         let ip = IpAddr::from(self.bridge.address);
-        let known = route::addresses(socket, link.index)
+        let known = route::addresses(kernel, link.index)
             .map_err(refused(format!("list the addresses of {name}")))?;
         if !known
             .iter()
@@ -470,11 +470,11 @@ impl Network {
                 prefix: self.bridge.prefix,
                 lifetime_seconds: None,
             };
-            route::set_address(socket, link.index, &address)
+            route::set_address(kernel, link.index, &address)
                 .map_err(refused(format!("give {name} the address {ip}")))?;
         }
         if !link.up {
-            route::set_up(socket, link.index).map_err(refused(format!("switch on {name}")))?;
+            route::set_up(kernel, link.index).map_err(refused(format!("switch on {name}")))?;
         }
         // The machine's own 127.0.0.1:PORT is redirected to a container by way of the bridge.
         set(
@@ -489,16 +489,15 @@ impl Network {
 
 /// The two kernel sockets that the work needs.
 struct Kernel {
-    route: Socket,
+    route: Rtnetlink,
     netfilter: Socket,
 }
 
 impl Kernel {
     fn open() -> Result<Self, Error> {
-        let open = |protocol| Socket::open(protocol).map_err(refused("reach the kernel"));
         Ok(Self {
-            route: open(netlink::Protocol::Route)?,
-            netfilter: open(netlink::Protocol::Netfilter)?,
+            route: Rtnetlink::open().map_err(refused("reach the kernel"))?,
+            netfilter: Socket::open().map_err(refused("reach the kernel"))?,
         })
     }
 }

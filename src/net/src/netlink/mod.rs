@@ -1,7 +1,11 @@
 //! Talking to the kernel over netlink: one blocking request, one answer.
 //!
-//! The few dozen messages that this crate needs are encoded here by hand; a socket belongs to the network namespace it was opened in, whoever
-//! uses it later, so work inside a container needs one short-lived thread that enters the namespace, and no `setns` of our own process.
+//! Links, addresses and routes go through the crates rtnetlink and netlink-packet-route (`route`). Packet rules and the table of connections are
+//! encoded here by hand (`wire`, `nft`, `conntrack`), because netlink-packet-netfilter lacks the nf_tables expressions `nat`, `masq`, `ct` and
+//! `fib` that our rules are made of.
+//!
+//! A socket belongs to the network namespace it was opened in, whoever uses it later, so work inside a container needs one short-lived thread that
+//! enters the namespace, and no `setns` of our own process.
 
 mod conntrack;
 pub(crate) mod nft;
@@ -24,7 +28,7 @@ use thiserror::Error;
 use wire::{Message, Received, array, attributes, messages};
 
 /// The kernel answers at once; an answer that takes this long is not coming.
-const ANSWER_TIMEOUT_SECONDS: i64 = 10;
+const ANSWER_TIMEOUT_SECONDS: u32 = 10;
 /// The kernel fills at most 32 KiB in one datagram of a dump (`netlink_dump` in `net/netlink/af_netlink.c`).
 const BUFFER_BYTES: usize = 64 * 1024;
 /// `NLMSGERR_ATTR_MSG`: the attribute of an error answer that holds the kernel's words.
@@ -68,16 +72,7 @@ impl Error {
     }
 }
 
-/// A netlink protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// Links, addresses, routes: rtnetlink(7).
-    Route,
-    /// Packet filter tables: nfnetlink.
-    Netfilter,
-}
-
-/// A netlink socket, bound to the network namespace in which it was opened.
+/// A netfilter socket, bound to the network namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -86,38 +81,23 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Opens a socket in the caller's namespace.
-    pub(crate) fn open(protocol: Protocol) -> Result<Self, Error> {
-        Self::open_for_groups(protocol, 0)
-    }
-
-    /// Opens a socket that also receives the events of multicast groups (`RTMGRP_*` bits).
-    pub(crate) fn open_for_groups(protocol: Protocol, groups: u32) -> Result<Self, Error> {
-        let protocol = match protocol {
-            Protocol::Route => SockProtocol::NetlinkRoute,
-            Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
-        };
+    pub(crate) fn open() -> Result<Self, Error> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
-            protocol,
+            SockProtocol::NetlinkNetFilter,
         )
         .map_err(|err| Error::Open(err.into()))?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))
-            .map_err(|err| Error::Open(err.into()))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|err| Error::Open(err.into()))?;
         orlop_sys::netlink::report_reasons(fd.as_fd()).map_err(Error::Open)?;
         setsockopt(
             &fd,
             sockopt::ReceiveTimeout,
-            &TimeVal::new(ANSWER_TIMEOUT_SECONDS, 0),
+            &TimeVal::new(ANSWER_TIMEOUT_SECONDS.into(), 0),
         )
         .map_err(|err| Error::Open(err.into()))?;
         Ok(Self { fd, sequence: 0 })
-    }
-
-    /// Opens a socket inside another network namespace, by a thread that enters it and ends.
-    pub(crate) fn open_in(namespace: BorrowedFd<'_>, protocol: Protocol) -> Result<Self, Error> {
-        inside(namespace, || Self::open(protocol))?
     }
 
     /// Sends one request and waits until the kernel has done it.
@@ -186,20 +166,6 @@ impl Socket {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Reads the events that wait, without blocking; `false` when some were lost because the queue was full.
-    pub(crate) fn events(&mut self, mut each: impl FnMut(Received<'_>)) -> Result<bool, Error> {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(len) => messages(&buffer[..len]).for_each(&mut each),
-                Err(Errno::EAGAIN) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => return Ok(false),
-                Err(err) => return Err(Error::Receive(err.into())),
-            }
-        }
-    }
-
     fn send(&mut self, message: Message, flags: u16) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.finish(self.sequence, flags);
@@ -237,12 +203,6 @@ impl Socket {
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
 /// Runs `work` on a thread of its own inside a network namespace; the thread has ended when this returns.
 pub(crate) fn inside<T: Send>(
     namespace: BorrowedFd<'_>,
@@ -276,11 +236,17 @@ fn refusal(message: &Received<'_>, index: usize) -> Option<Error> {
     let reason = (message.flags & HAS_ATTRIBUTES != 0)
         .then(|| message.payload.get(4 + echoed.next_multiple_of(4)..))
         .flatten()
-        .and_then(|rest| attributes(rest).find(|(kind, _)| *kind == REASON))
-        .map(|(_, value)| wire::text(value));
+        .and_then(words_of_the_kernel);
     Some(Error::Refused {
         errno,
         reason,
         index,
     })
+}
+
+/// The kernel's words among the attributes of an error answer.
+fn words_of_the_kernel(answer_attributes: &[u8]) -> Option<String> {
+    attributes(answer_attributes)
+        .find(|(kind, _)| *kind == REASON)
+        .map(|(_, value)| wire::text(value))
 }

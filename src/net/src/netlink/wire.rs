@@ -42,11 +42,6 @@ impl Message {
         self
     }
 
-    /// Adds a number in host order.
-    pub(crate) fn u32(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_ne_bytes())
-    }
-
     /// Adds a number in network order.
     pub(crate) fn u32_be(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
@@ -169,7 +164,7 @@ mod tests {
         let bytes = Message::new(16, 0)
             .raw(&[1, 2, 3, 4])
             .string(3, "eth0")
-            .nest(18, |m| m.string(1, "veth").u32(2, 7))
+            .nest(18, |m| m.string(1, "veth").u32_be(2, 7))
             .finish(9, 4);
         let all: Vec<_> = messages(&bytes).collect();
         assert_eq!(all.len(), 1);
@@ -179,7 +174,7 @@ mod tests {
         assert_eq!(attributes_read[1].0, 18);
         assert_eq!(
             attributes(attributes_read[1].1).collect::<Vec<_>>(),
-            [(1, &b"veth\0"[..]), (2, &7u32.to_ne_bytes()[..])]
+            [(1, &b"veth\0"[..]), (2, &7u32.to_be_bytes()[..])]
         );
     }
 

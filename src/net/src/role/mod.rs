@@ -24,8 +24,8 @@ use thiserror::Error;
 use crate::dhcp::client::{Action, Input};
 use crate::dhcp::lease::Lease;
 use crate::dhcp::message::Identity;
-use crate::netlink::route::{self, Link, LinkEvent};
-use crate::netlink::{self, Protocol, Socket};
+use crate::netlink;
+use crate::netlink::route::{self, Link, LinkEvent, LinkEvents, Rtnetlink};
 use notify::Supervisor;
 use plan::plan;
 use port::Port;
@@ -77,9 +77,8 @@ pub fn run(run: &Path, supervisor: Supervisor) -> Result<Infallible, Error> {
         directory,
         resolver_path: run.join("resolv.conf"),
         resolver_text: String::new(),
-        events: Socket::open_for_groups(Protocol::Route, route::LINK_EVENTS)
-            .map_err(Error::Netlink)?,
-        kernel: Socket::open(Protocol::Route).map_err(Error::Netlink)?,
+        events: LinkEvents::subscribe().map_err(Error::Netlink)?,
+        kernel: Rtnetlink::open().map_err(Error::Netlink)?,
         chance: File::open("/dev/urandom").map_err(Error::Random)?,
         supervisor,
         links: BTreeMap::new(),
@@ -130,8 +129,8 @@ struct Role {
     directory: PathBuf,
     resolver_path: PathBuf,
     resolver_text: String,
-    events: Socket,
-    kernel: Socket,
+    events: LinkEvents,
+    kernel: Rtnetlink,
     chance: File,
     supervisor: Supervisor,
     /// Every link of the machine, by index.
@@ -150,7 +149,7 @@ struct Role {
 impl Role {
     /// Lists the links anew: at the start, and when events were lost.
     fn read_links(&mut self) -> Result<(), Error> {
-        let links = route::links(&mut self.kernel).map_err(Error::Netlink)?;
+        let links = route::links(&self.kernel).map_err(Error::Netlink)?;
         let gone: Vec<u32> = self
             .links
             .keys()
@@ -182,11 +181,11 @@ impl Role {
             (Some(port), None) if port.plan.is_candidate && !port.has_address() => {
                 self.ports.remove(&index);
             }
-            (Some(port), _) => port.update(link, &mut self.kernel),
+            (Some(port), _) => port.update(link, &self.kernel),
             (None, None) => return,
             (None, Some(plan)) => {
                 let mut port = Port::new(link, plan);
-                port.prepare(&mut self.kernel);
+                port.prepare(&self.kernel);
                 self.ports.insert(index, port);
             }
         }
@@ -280,13 +279,13 @@ impl Role {
                     port.send(&request.encode(&identity), Some((from, to)));
                 }
                 Action::Use(lease) => {
-                    port.use_lease(*lease, self.now, &mut self.kernel);
+                    port.use_lease(*lease, self.now, &self.kernel);
                     self.keep_lease(index);
                     self.take_hostname(index);
                 }
                 Action::Drop(lease) => {
                     log::warn!("{name}: the address {} is no longer ours", lease.address);
-                    port.drop_lease(&mut self.kernel);
+                    port.drop_lease(&self.kernel);
                     let _ = fs::remove_file(self.lease_path(index));
                 }
                 Action::Refused { server, text } => {
@@ -464,10 +463,7 @@ impl Role {
 
     fn take_link_events(&mut self) -> Result<(), Error> {
         let mut events = Vec::new();
-        let complete = self
-            .events
-            .events(|message| events.extend(route::link_event(message)))
-            .map_err(Error::Netlink)?;
+        let complete = self.events.take(&mut events).map_err(Error::Netlink)?;
         for event in events {
             match event {
                 LinkEvent::Present(link) => self.link_present(link),

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netlink_packet_route::route::RouteProtocol;
 use orlop_config::{Interface, Network, RouteTarget};
 
 use crate::container::LINK_PREFIX;
 use crate::dhcp::lease::Lease;
-use crate::netlink::route::{Address, Link, PROTOCOL_DHCP, PROTOCOL_STATIC, Route};
+use crate::netlink::route::{Address, Link, Route};
 
 /// The metric of a DHCP route is this plus the link's index: fixed routes come first, and two links do not take each other's.
 const DHCP_METRIC: u32 = 1024;
@@ -97,7 +98,7 @@ fn of_interface(interface: &Interface) -> LinkPlan {
         gateway,
         metric,
         source: None,
-        protocol: PROTOCOL_STATIC,
+        protocol: RouteProtocol::Static,
     };
     let mut routes: Vec<Route> = interface
         .routes
@@ -152,7 +153,7 @@ pub(super) fn lease_routes(lease: &Lease, index: u32) -> Vec<Route> {
             gateway: route.via.map(IpAddr::from),
             metric: DHCP_METRIC.saturating_add(index),
             source: Some(lease.address),
-            protocol: PROTOCOL_DHCP,
+            protocol: RouteProtocol::Dhcp,
         })
         .collect();
     nearest_first(&mut routes);

@@ -11,8 +11,8 @@ use crate::dhcp::client::Client;
 use crate::dhcp::lease::Lease;
 use crate::dhcp::message::Reply;
 use crate::dhcp::socket::DhcpSocket;
-use crate::netlink::route::{self, Address, Link, Route};
-use crate::netlink::{Error, Socket};
+use crate::netlink::Error;
+use crate::netlink::route::{self, Address, Link, Route, Rtnetlink};
 
 /// A link, what it is to have, and what it was given.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Port {
     }
 
     /// Switches the link on and gives it what needs no carrier.
-    pub(super) fn prepare(&mut self, kernel: &mut Socket) {
+    pub(super) fn prepare(&mut self, kernel: &Rtnetlink) {
         let link = &self.link;
         if let Some(mtu) = self.plan.mtu.filter(|mtu| *mtu != link.mtu) {
             or_log(route::set_mtu(kernel, link.index, mtu), link, || {
@@ -82,7 +82,7 @@ impl Port {
     }
 
     /// Takes a new description; a link that was switched off has lost its routes.
-    pub(super) fn update(&mut self, link: Link, kernel: &mut Socket) {
+    pub(super) fn update(&mut self, link: Link, kernel: &Rtnetlink) {
         let came_up = link.up && !self.link.up;
         self.link = link;
         if came_up {
@@ -98,7 +98,7 @@ impl Port {
         }
     }
 
-    fn set_fixed(&mut self, kernel: &mut Socket) {
+    fn set_fixed(&mut self, kernel: &Rtnetlink) {
         let link = &self.link;
         let mut all_set = !self.plan.addresses.is_empty();
         for address in &self.plan.addresses {
@@ -167,7 +167,7 @@ impl Port {
     }
 
     /// Puts on the link what a lease says, and takes off what an earlier one said.
-    pub(super) fn use_lease(&mut self, lease: Lease, now: Duration, kernel: &mut Socket) {
+    pub(super) fn use_lease(&mut self, lease: Lease, now: Duration, kernel: &Rtnetlink) {
         let link = &self.link;
         if let Some(socket) = &mut self.socket {
             socket.end_unicast();
@@ -245,7 +245,7 @@ impl Port {
     }
 
     /// Takes off what the lease put on.
-    pub(super) fn drop_lease(&mut self, kernel: &mut Socket) {
+    pub(super) fn drop_lease(&mut self, kernel: &Rtnetlink) {
         if let Some(socket) = &mut self.socket {
             socket.end_unicast();
         }
@@ -327,7 +327,7 @@ impl Port {
 }
 
 /// Makes routes, and takes away those of `before` that are not among them.
-fn set_routes(kernel: &mut Socket, link: &Link, routes: &[Route], before: &[Route]) {
+fn set_routes(kernel: &Rtnetlink, link: &Link, routes: &[Route], before: &[Route]) {
     let text = |route: &Route| {
         let via = route
             .gateway
