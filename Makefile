@@ -29,7 +29,7 @@ run: deps ## boot a guest with CONFIG=..., its console on this terminal
 	@$(qemu) run --profile $(PROFILE) $(CONFIG)
 
 test: image ## run all tests, those that boot guests included
-	$(CARGO) test --workspace
+	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
 
 bench: deps ## measure boots by counted instructions, and sizes, against their bars
 	@$(qemu) bench --profile $(PROFILE)
