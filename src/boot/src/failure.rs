@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
+use orlop_sys::kmsg::{self, Priority};
 
 use crate::cmdline::CommandLine;
 
@@ -20,7 +21,8 @@ const SYNC_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The delay of `panic=N`, as the kernel means it: below zero at once, N seconds otherwise. Zero would mean to stay for ever;
 /// a machine that nobody watches shall rather try again.
-fn delay(command_line: &CommandLine, default: Duration) -> Duration {
+#[must_use]
+pub fn delay(command_line: &CommandLine, default: Duration) -> Duration {
     match command_line
         .value("panic")
         .and_then(|value| value.parse::<i64>().ok())
@@ -38,7 +40,7 @@ pub(crate) fn fail(message: &str) -> ! {
 /// Logs `stage: message` and reboots after `panic=` of the command line or else `default`; with `orlop.rescue` on the
 /// command line it runs a shell on the console before. Never returns, since the kernel panics without its first process.
 pub fn restart(stage: &str, message: &str, default: Duration) -> ! {
-    log::error!("{stage}: {message}");
+    tell(&format!("{stage}: {message}"));
     // In a child, since a disk that does not answer must not keep the machine down.
     let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| nix::unistd::sync());
     let command_line = CommandLine::read().unwrap_or_default();
@@ -46,30 +48,37 @@ pub fn restart(stage: &str, message: &str, default: Duration) -> ! {
         rescue(stage);
     }
     let delay = delay(&command_line, default);
-    log::error!("{stage}: rebooting in {} s", delay.as_secs());
+    tell(&format!("{stage}: rebooting in {} s", delay.as_secs()));
     std::thread::sleep(delay);
     let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| nix::unistd::sync());
     loop {
         // Its success type has no values: what comes back is an error.
         let Err(error) = reboot(RebootMode::RB_AUTOBOOT);
-        log::error!("{stage}: cannot reboot: {}", error.desc());
+        tell(&format!("{stage}: cannot reboot: {}", error.desc()));
         std::thread::sleep(DEFAULT_DELAY);
     }
+}
+
+/// Straight to the kernel's log, whatever this process logs to otherwise.
+fn tell(text: &str) {
+    kmsg::write(Priority::Critical, "orlop", text);
 }
 
 /// Runs one shell on the console as a child: PID 1 must outlive it, or the kernel panics when somebody leaves it.
 fn rescue(stage: &str) {
     const SHELLS: [&str; 2] = ["/bin/sh", "/sysroot/bin/busybox"];
     let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).exists()) else {
-        log::error!(
+        tell(&format!(
             "{stage}: {RESCUE}: there is no shell in this initramfs; build it with `image --rescue`"
-        );
+        ));
         return;
     };
-    log::error!("{stage}: {RESCUE}: a shell on the console; leave it with `exit` to reboot");
+    tell(&format!(
+        "{stage}: {RESCUE}: a shell on the console; leave it with `exit` to reboot"
+    ));
     // Busybox knows its shell by this name; the hyphen makes it a login shell.
     if let Err(error) = Command::new(shell).arg0("-sh").status() {
-        log::error!("{stage}: cannot run {shell}: {error}");
+        tell(&format!("{stage}: cannot run {shell}: {error}"));
     }
 }
 

@@ -1,6 +1,10 @@
-//! What becomes of a machine whose PID 1 panics: a line in the log, and a reboot after a delay.
+//! What becomes of a machine whose PID 1 panics or faults: a line in the log, and a reboot after a delay.
 
 use std::time::Duration;
+
+use orlop_boot::cmdline::CommandLine;
+use orlop_boot::failure;
+use orlop_sys::kmsg::{self, Priority};
 
 /// Time to read the line where the command line has no `panic=`.
 const DELAY: Duration = Duration::from_secs(10);
@@ -8,7 +12,7 @@ const DELAY: Duration = Duration::from_secs(10);
 /// Makes a panic anywhere in PID 1 a line `panic: …` with its place in the kernel's log, then a reboot; with `orlop.rescue` on
 /// the kernel command line a shell on the console comes before that.
 ///
-/// The hook never returns: the end of PID 1 would be a kernel panic.
+/// A fault (`SIGSEGV`, `abort(3)`, …) does the same without the shell. None of it returns: the end of PID 1 would be a kernel panic.
 pub fn install() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic
@@ -20,6 +24,14 @@ pub fn install() {
         let place = panic
             .location()
             .map_or_else(String::new, |place| format!(" at {place}"));
-        orlop_boot::failure::restart("panic", &format!("{text}{place}"), DELAY)
+        failure::restart("panic", &format!("{text}{place}"), DELAY)
     }));
+    // Without /proc, before the first mount, the delay is ours.
+    let delay = failure::delay(&CommandLine::read().unwrap_or_default(), DELAY);
+    if let Err(error) =
+        orlop_sys::crash::install(u32::try_from(delay.as_secs()).unwrap_or(u32::MAX))
+    {
+        let text = format!("crash: faults of PID 1 are not handled: {error}");
+        kmsg::write(Priority::Warning, "orlop", &text);
+    }
 }

@@ -66,16 +66,16 @@ const STEPS: &[Step] = &[
         run: volume::mount_var,
     },
     Step {
+        name: "setup.directories",
+        run: volume::make_directories,
+    },
+    Step {
         name: "setup.kept-configuration",
         run: source::keep,
     },
     Step {
         name: "setup.machine",
         run: source::record,
-    },
-    Step {
-        name: "setup.directories",
-        run: volume::make_directories,
     },
     Step {
         name: "setup.machine-id",
@@ -111,6 +111,7 @@ const STEPS: &[Step] = &[
 #[must_use]
 pub fn run() -> ExitCode {
     orlop_sys::kmsg::Logger::install("orlop");
+    std::panic::set_hook(Box::new(|panic| log::error!("setup: {panic}")));
     match run_on(Path::new("/"), true).is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -4,6 +4,7 @@
 pub mod blkdev;
 pub mod cgroup;
 pub mod clone;
+pub mod crash;
 pub mod detach;
 pub mod fork;
 pub mod inherited;
@@ -15,6 +16,7 @@ pub mod pidfd;
 pub mod process;
 pub mod random;
 pub mod seccomp;
+pub mod signal;
 pub mod uevent;
 pub mod netlink;
 pub mod packet;
