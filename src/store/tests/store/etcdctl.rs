@@ -301,7 +301,6 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["get", "dir/", "--prefix"], ""),
     (&["get", "dir/", "--prefix", "--keys-only"], ""),
     (
-        &["get", "dir/", "--prefix", "--count-only", "-w", "json"],
         "",
     ),
     (&["get", "dir/", "--prefix", "--limit=2", "-w", "json"], ""),

@@ -1,0 +1,105 @@
+//! Puts a load on an etcd-speaking server: `load put ADDRESS CLIENTS SECONDS` or `load get ADDRESS CLIENTS SECONDS`.
+//! `load serve ADDRESS DIRECTORY` serves a member to put it on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use orlop_store::proto::etcdserverpb::kv_client::KvClient;
+use orlop_store::proto::etcdserverpb::{PutRequest, RangeRequest};
+use tonic::transport::{Channel, Endpoint};
+
+/// Clients that share a connection.
+const CLIENTS_PER_CONNECTION: usize = 4;
+const VALUE_BYTES: usize = 256;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["serve", address, directory] => serve(address, directory),
+        [what @ ("put" | "get"), address, clients, seconds] => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(load(
+                what == "put",
+                address,
+                clients.parse()?,
+                Duration::from_secs(seconds.parse()?),
+            ))
+        }
+        _ => bail!("usage: load put|get ADDRESS CLIENTS SECONDS | load serve ADDRESS DIRECTORY"),
+    }
+}
+
+fn serve(address: &str, directory: &str) -> Result<()> {
+    let settings = orlop_store::server::Settings {
+        name: "load".into(),
+        data_dir: directory.into(),
+        listen: vec![address.parse()?],
+        client_urls: vec![format!("http://{address}")],
+        peer_urls: Vec::new(),
+        options: orlop_store::node::Options::default(),
+    };
+    Ok(orlop_store::server::run(&settings, |_| println!("ready"))?)
+}
+
+async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Result<()> {
+    let mut channels = Vec::new();
+    for _ in 0..clients.div_ceil(CLIENTS_PER_CONNECTION) {
+        let endpoint: Endpoint =
+            Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+        channels.push(endpoint.connect().await.context("connect")?);
+    }
+    let numbers = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in 0..clients {
+        let mut kv = KvClient::new(channels[client / CLIENTS_PER_CONNECTION].clone());
+        let numbers = Arc::clone(&numbers);
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            while start.elapsed() < time {
+                let key = format!("{:08}", numbers.fetch_add(1, Ordering::Relaxed)).into_bytes();
+                let begun = Instant::now();
+                if put {
+                    kv.put(PutRequest {
+                        key,
+                        value: vec![7; VALUE_BYTES],
+                        ..PutRequest::default()
+                    })
+                    .await?;
+                } else {
+                    kv.range(RangeRequest {
+                        key: b"00000000".to_vec(),
+                        ..RangeRequest::default()
+                    })
+                    .await?;
+                }
+                times.push(begun.elapsed());
+            }
+            Ok::<_, tonic::Status>(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(done??);
+    }
+    times.sort_unstable();
+    let at = |part: usize| {
+        times
+            .get(times.len() * part / 100)
+            .copied()
+            .unwrap_or_default()
+    };
+    let rate = times.len() as f64 / start.elapsed().as_secs_f64();
+    println!(
+        "{rate:.0}/s, p50 {:?}, p99 {:?}, {} clients",
+        at(50),
+        at(99),
+        clients
+    );
+    Ok(())
+}
