@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::accel::{self, Accel};
 use crate::guest::{BOOT_PATIENCE, Guest, Machine, WEB};
@@ -46,7 +46,7 @@ impl Steps {
 /// Runs the demo to its end.
 ///
 /// # Errors
-/// A step fails; where there is a guest, the error ends in its console's last lines and where its log lies.
+/// A step fails: the reason first, then, where there is a guest, its console's last lines and where their log lies.
 pub fn run(project: &Project, options: &Options) -> Result<()> {
     let steps = Steps {
         start: Instant::now(),
@@ -68,13 +68,8 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
         },
     )?;
     let mut guest = steps.step("the guest is switched on", || machine.start())?;
-    let result = life(&steps, &mut guest);
-    result.map_err(|error| {
-        error.context(format!(
-            "the demo failed; {}\nthe reason",
-            guest.last_words()
-        ))
-    })
+    life(&steps, &mut guest)
+        .map_err(|error| anyhow!("the demo failed: {error:#}\n{}", guest.last_words()))
 }
 
 fn life(steps: &Steps, guest: &mut Guest) -> Result<()> {
