@@ -49,7 +49,7 @@ pub struct Settings {
     pub client_urls: Vec<String>,
     /// The URLs that other members are told.
     pub peer_urls: Vec<String>,
-    /// The machine's own.
+    /// The machine's own; the seed is drawn anew.
     pub options: Options,
 }
 
@@ -133,9 +133,11 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     };
     let disk = Arc::new(Directory::open(&settings.data_dir).map_err(data_dir)?);
     let clock = Instant::now();
-    let node = Node::open(disk, settings.options.clone(), clock.elapsed(), || {
-        genesis(settings)
-    })?;
+    let options = Options {
+        seed: shared::random_u64(),
+        ..settings.options.clone()
+    };
+    let node = Node::open(disk, options, clock.elapsed(), || genesis(settings))?;
     let owner = node.owner();
     let members = node.member_records()?;
     let (inputs, from_clients) = mpsc::channel();

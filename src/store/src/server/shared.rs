@@ -49,10 +49,10 @@ struct Watches {
     out: Vec<Outgoing>,
 }
 
-/// Eight random bytes; the process cannot go on without.
+/// A random number, for ids and salts.
 pub(super) fn random_u64() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library seeds this from the kernel; two of them differ by a counter, so both halves are mixed anew.
+    // The standard library takes the keys of this hash (SipHash) from the kernel's random numbers.
     std::collections::hash_map::RandomState::new()
         .build_hasher()
         .finish()

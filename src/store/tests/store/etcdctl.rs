@@ -300,9 +300,6 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["get", "a", "--rev=-1"], ""),
     (&["get", "dir/", "--prefix"], ""),
     (&["get", "dir/", "--prefix", "--keys-only"], ""),
-    (
-        "",
-    ),
     (&["get", "dir/", "--prefix", "--limit=2", "-w", "json"], ""),
     (&["get", "dir/", "--prefix", "--order=DESCEND"], ""),
     (
