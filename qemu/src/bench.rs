@@ -22,9 +22,10 @@ const UP: &str = "bench: a service is up";
 /// What the last one writes before it powers off; on the console at any level.
 const DOWN: &str = "bench: powering off";
 
-/// Shows the kernel's log and powers off, when everything has come to rest.
+/// Shows the kernel's log and powers off, when everything has come to rest. By signal: a command line's start would be
+/// measured with it.
 const END: &str = "[Unit]\nDescription=End of the measurement\nAfter=multi-user.target\n\n[Service]\n\
-    ExecStart=/bin/sh -c \"sleep 3; dmesg -r >/dev/console; echo '<0>bench: powering off' >/dev/kmsg; poweroff\"\n";
+    ExecStart=/bin/sh -c \"sleep 3; dmesg -r >/dev/console; echo '<0>bench: powering off' >/dev/kmsg; kill -PWR 1\"\n";
 const SERVICE: &str =
     "[Unit]\nDescription=Measured service %i\n\n[Service]\nExecStart=/usr/bin/marker\n";
 
