@@ -1,5 +1,6 @@
 //! PID 1 after the root is up: setup, supervisor, control socket, shutdown.
 
+// PID 1 runs this code: nothing in it may panic.
 #![cfg_attr(
     not(test),
     deny(
@@ -13,15 +14,56 @@
     )
 )]
 
-pub mod crash;
-mod mountinfo;
-pub mod mounts;
-pub mod setup;
-pub mod teardown;
+#![allow(
+    unreachable_pub,
+    reason = "modules say what they offer to each other; the crate's own face is small"
+)]
 
+mod accounts;
+mod cgroup;
+pub mod client;
+mod conditions;
+pub mod control;
+mod crash;
+mod manager;
+mod mountinfo;
+mod mounts;
+mod notify;
+mod pid1;
+mod requests;
+mod service;
+pub mod setup;
+mod shutdown;
+mod spawn;
+mod streams;
+mod teardown;
+mod unit_files;
+
+use std::convert::Infallible;
 use std::process::ExitCode;
 
-/// Runs PID 1 on the root it finds.
+use orlop_boot::times;
+use orlop_sys::kmsg::{self, Priority};
+
+/// Runs PID 1 on the root it finds; returns only when it could not even begin.
 pub fn run() -> ExitCode {
-    ExitCode::FAILURE
+    crash::install();
+    let began_ns = times::now_ns();
+    for problem in mounts::mount_all() {
+        kmsg::write(Priority::Warning, "orlop", &problem);
+    }
+    if let Err(err) = nix::sys::reboot::set_cad_enabled(false) {
+        // Not so on a real machine: in a container Ctrl-Alt-Del is somebody else's.
+        kmsg::write(Priority::Info, "orlop", &format!("Ctrl-Alt-Del stays the kernel's: {err}"));
+    }
+    times::record("init.mounts", began_ns);
+    let err = match pid1::Pid1::new().and_then(pid1::Pid1::run) {
+        Err(err) => err,
+        Ok(never) => {
+            let never: Infallible = never;
+            match never {}
+        }
+    };
+    kmsg::write(Priority::Alert, "orlop", &format!("PID 1 cannot work: {err}"));
+    shutdown::finish(teardown::Action::Reboot)
 }

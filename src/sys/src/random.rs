@@ -38,3 +38,14 @@ pub fn add_entropy(seed: &[u8], credit: bool) -> io::Result<()> {
     let result = unsafe { libc::ioctl(urandom.as_raw_fd(), RNDADDENTROPY, &raw const info) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Random bytes, getrandom(2), without waiting for the pool to be ready.
+///
+/// # Errors
+/// `WouldBlock` before the pool is ready.
+pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the kernel writes at most `N` bytes to `bytes`.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, libc::GRND_NONBLOCK) };
+    if usize::try_from(read) == Ok(N) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,209 @@
+//! The cgroups (version 2) of units: one each, below `system.slice`.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use orlop_unit::{CpuWeight, Limit, Resources, Signal, UnitName};
+
+/// Where the hierarchy is mounted.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// The unit's cgroup: `SLICE/UNIT`, slices nested by their dashes (systemd.slice(5)).
+#[must_use]
+pub fn path(unit: &UnitName, slice: Option<&UnitName>) -> PathBuf {
+    let mut path = PathBuf::from(ROOT);
+    let slice = slice.map_or("system", UnitName::stem);
+    let mut prefix = String::new();
+    if slice != "-" {
+        for part in slice.split('-') {
+            if !prefix.is_empty() {
+                prefix.push('-');
+            }
+            prefix.push_str(part);
+            path.push(format!("{prefix}.slice"));
+        }
+    }
+    path.push(unit.as_str());
+    path
+}
+
+/// Makes the cgroup, with the controllers that its limits need, and opens it.
+///
+/// # Errors
+/// Those of mkdir(2) and open(2); a limit that cannot be set is an error as well: it was meant to confine.
+pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
+    if let Err(err) = fs::create_dir(path) {
+        match err.kind() {
+            io::ErrorKind::AlreadyExists => {}
+            io::ErrorKind::NotFound => {
+                fs::create_dir_all(path)?;
+                enable_controllers(path);
+            }
+            _ => return Err(err),
+        }
+    }
+    apply(path, resources)?;
+    Ok(OwnedFd::from(fs::File::open(path)?))
+}
+
+/// Hands the controllers down to a new slice; those the kernel lacks are simply not there to be limited.
+fn enable_controllers(path: &Path) {
+    for ancestor in path.ancestors().skip(1).take_while(|a| a.starts_with(ROOT)) {
+        for controller in ["cpu", "memory", "pids", "io"] {
+            let _ = fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+}
+
+fn apply(path: &Path, resources: &Resources) -> io::Result<()> {
+    let set = |file: &str, value: String| {
+        fs::write(path.join(file), &value)
+            .map_err(|err| io::Error::new(err.kind(), format!("write {value} to {file}: {err}")))
+    };
+    let memory = [
+        ("memory.min", resources.memory_min),
+        ("memory.low", resources.memory_low),
+        ("memory.high", resources.memory_high),
+        ("memory.max", resources.memory_max),
+        ("memory.swap.max", resources.memory_swap_max),
+    ];
+    for (file, limit) in memory {
+        if let Some(limit) = limit {
+            let total = total_memory_bytes();
+            set(file, number(limit, total))?;
+        }
+    }
+    if let Some(limit) = resources.tasks_max {
+        set("pids.max", number(limit, 32_768))?;
+    }
+    match resources.cpu_weight {
+        Some(CpuWeight::Idle) => set("cpu.idle", "1".to_owned())?,
+        Some(CpuWeight::Weight(weight)) => set("cpu.weight", weight.to_string())?,
+        None => {}
+    }
+    if let Some(quota) = resources.cpu_quota_permyriad {
+        let period_us = resources.cpu_quota_period.map_or(100_000, |p| p.as_micros());
+        let quota_us = u128::from(quota).saturating_mul(period_us) / 10_000;
+        set("cpu.max", format!("{quota_us} {period_us}"))?;
+    }
+    if let Some(weight) = resources.io_weight {
+        set("io.weight", format!("default {weight}"))?;
+    }
+    Ok(())
+}
+
+fn number(limit: Limit, total: u64) -> String {
+    limit.resolve(total).map_or_else(|| "max".to_owned(), |n| n.to_string())
+}
+
+fn total_memory_bytes() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total())
+}
+
+/// Whether a process is left in the cgroup or below; one that is not there has none.
+#[must_use]
+pub fn is_populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| text.lines().any(|l| l == "populated 1"))
+}
+
+/// The processes of the cgroup and of those below it, at most `max`.
+#[must_use]
+pub fn processes(path: &Path, max: usize) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut left = vec![path.to_path_buf()];
+    while let Some(directory) = left.pop() {
+        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+        if found.len() >= max {
+            found.truncate(max);
+            break;
+        }
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) && left.len() < max {
+                left.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// Signals every process of the cgroup, each by a descriptor so that a number that was given anew is never hit.
+pub fn signal_all(path: &Path, signal: Signal) {
+    const MOST: usize = 65_536;
+    for pid in processes(path, MOST) {
+        let Ok(pidfd) = orlop_sys::pidfd::open(pid) else { continue };
+        let still_ours = fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
+            let own = path.strip_prefix(ROOT).unwrap_or(path);
+            text.lines()
+                .filter_map(|l| l.strip_prefix("0::/"))
+                .any(|c| Path::new(c).starts_with(own))
+        });
+        if still_ours {
+            // One that ended in between needs no signal.
+            let _ = orlop_sys::pidfd::send_signal(pidfd.as_fd(), signal.0);
+        }
+    }
+}
+
+/// Kills every process of the cgroup at once (`cgroup.kill`).
+pub fn kill_all(path: &Path) {
+    if fs::write(path.join("cgroup.kill"), "1").is_err() {
+        signal_all(path, Signal::KILL);
+    }
+}
+
+/// Removes the cgroup and those below it; one that is in use stays.
+pub fn remove(path: &Path) {
+    if fs::remove_dir(path).is_ok() {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+/// How often the kernel has killed in the cgroup for lack of memory.
+#[must_use]
+pub fn oom_kills(path: &Path) -> u64 {
+    counter(path, "memory.events", "oom_kill ")
+}
+
+/// Memory in use in bytes, and processor time used in microseconds.
+#[must_use]
+pub fn usage(path: &Path) -> (Option<u64>, Option<u64>) {
+    let memory = fs::read_to_string(path.join("memory.current"))
+        .ok()
+        .and_then(|t| t.trim().parse().ok());
+    let cpu = path.join("cpu.stat").exists().then(|| counter(path, "cpu.stat", "usage_usec "));
+    (memory, cpu)
+}
+
+fn counter(path: &Path, file: &str, key: &str) -> u64 {
+    fs::read_to_string(path.join(file))
+        .ok()
+        .and_then(|text| text.lines().find_map(|l| l.strip_prefix(key)?.parse().ok()))
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_nest_by_their_dashes() {
+        let unit = UnitName::parse("web.service").unwrap();
+        let slice = UnitName::parse("a-b.slice").unwrap();
+        assert_eq!(path(&unit, None), Path::new("/sys/fs/cgroup/system.slice/web.service"));
+        assert_eq!(
+            path(&unit, Some(&slice)),
+            Path::new("/sys/fs/cgroup/a.slice/a-b.slice/web.service")
+        );
+    }
+}

@@ -1,0 +1,430 @@
+//! PID 1's one loop: signals, processes, messages and time go in, the [`Manager`] decides, and at the end the machine stops.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
+use orlop_boot::{cmdline::CommandLine, times};
+use orlop_sys::kmsg::{self, Priority};
+use orlop_sys::signal::{End, Signals, reap};
+use orlop_unit::{Mode, ProcessEnd, Request, UnitName};
+
+use crate::control::Server;
+use crate::manager::{Manager, Owner};
+use crate::shutdown::{self, words};
+use crate::teardown::Action;
+use crate::{notify, spawn};
+
+/// What an epoll event is about; connections and children carry their number in the lower half.
+mod token {
+    pub(super) const SIGNALS: u64 = 1;
+    pub(super) const CONTROL: u64 = 2;
+    pub(super) const NOTIFY: u64 = 3;
+    pub(super) const JOURNAL: u64 = 4;
+    pub(super) const CONNECTION: u64 = 1 << 32;
+    pub(super) const START: u64 = 2 << 32;
+    pub(super) const KIND: u64 = !0 << 32;
+}
+
+/// How long units have to stop at a shutdown, beyond which the machine goes on without them.
+const STOP_LIMIT_NS: u64 = 120_000_000_000;
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Units stop in reverse order.
+    Ordered,
+    /// What has no part in that order stops as well.
+    Rest,
+}
+
+/// PID 1.
+#[derive(Debug)]
+pub struct Pid1 {
+    pub(crate) manager: Manager,
+    pub(crate) control: Option<Server>,
+    pub(crate) callers: BTreeMap<u64, i32>,
+    notify: Option<UnixDatagram>,
+    epoll: Epoll,
+    watched: BTreeMap<u64, bool>,
+    ending: Option<(Action, Ending, u64)>,
+    setup_began_ns: u64,
+}
+
+fn polled(writing: bool) -> EpollFlags {
+    if writing {
+        EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
+    } else {
+        EpollFlags::EPOLLIN
+    }
+}
+
+fn log(priority: Priority, text: &str) {
+    kmsg::write(priority, "orlop", text);
+}
+
+impl Pid1 {
+    /// Prepares the loop.
+    ///
+    /// # Errors
+    /// When the kernel has no epoll descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let control = Server::listen();
+        if let Err(err) = &control {
+            log(Priority::Error, &format!("cannot listen at {}: {err}", crate::control::SOCKET));
+        }
+        let notify = notify::open();
+        if let Err(err) = &notify {
+            log(Priority::Error, &format!("cannot listen at {}: {err}", notify::SOCKET));
+        }
+        Ok(Self {
+            manager: Manager::new(),
+            control: control.ok(),
+            callers: BTreeMap::new(),
+            notify: notify.ok(),
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            watched: BTreeMap::new(),
+            ending: None,
+            setup_began_ns: 0,
+        })
+    }
+
+    /// Runs until the machine ends.
+    ///
+    /// # Errors
+    /// Those of signalfd(2) and epoll(7), without which PID 1 cannot work.
+    pub fn run(mut self) -> io::Result<std::convert::Infallible> {
+        let signals = Signals::block(&meaningful_signals())?;
+        self.epoll
+            .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, token::SIGNALS))?;
+        if let Some(control) = &self.control {
+            self.epoll
+                .add(control.listener(), EpollEvent::new(EpollFlags::EPOLLIN, token::CONTROL))?;
+        }
+        if let Some(notify) = &self.notify {
+            self.epoll
+                .add(notify, EpollEvent::new(EpollFlags::EPOLLIN, token::NOTIFY))?;
+        }
+        self.start_setup();
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            self.watch_starts();
+            self.watch_journal();
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(err) => return Err(err.into()),
+            };
+            for event in events.iter().take(count) {
+                self.handle(event.data(), event.events(), &signals);
+            }
+            self.manager.tick();
+            self.answer();
+            self.after();
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
+        let Some(deadline_ns) = [self.manager.deadline_ns(), own].into_iter().flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        let left_ms = deadline_ns.saturating_sub(times::now_ns()).div_ceil(1_000_000);
+        EpollTimeout::try_from(i32::try_from(left_ms).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn handle(&mut self, token: u64, flags: EpollFlags, signals: &Signals) {
+        match token {
+            token::SIGNALS => {
+                while let Some(number) = signals.next() {
+                    self.signal(number);
+                }
+            }
+            token::CONTROL => self.accept(),
+            token::NOTIFY => {
+                while let Some(message) = self.notify.as_ref().and_then(|n| notify::receive(n.as_fd())) {
+                    self.manager.notified(message);
+                }
+            }
+            token::JOURNAL => {
+                if flags.contains(EpollFlags::EPOLLOUT) {
+                    self.manager.streams.flush();
+                }
+                if !self.manager.streams.receive() {
+                    self.watched.remove(&token::JOURNAL);
+                }
+            }
+            _ => {
+                let number = token & !token::KIND;
+                match token & token::KIND {
+                    token::CONNECTION => self.connection(number, flags),
+                    token::START => {
+                        self.watched.remove(&token);
+                        self.manager.start_told(i32::try_from(number).unwrap_or(0));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Polls the pipes of starts that are new, and forgets those that were heard.
+    fn watch_starts(&mut self) {
+        let token_of = |pid: i32| token::START | u64::try_from(pid).unwrap_or(0);
+        let mut live = Vec::new();
+        for (pid, fd) in self.manager.starting() {
+            let token = token_of(pid);
+            live.push(token);
+            if self.watched.contains_key(&token) {
+                continue;
+            }
+            match self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+                Ok(()) => {
+                    self.watched.insert(token, false);
+                }
+                Err(err) => log(Priority::Error, &format!("cannot poll a start: {err}")),
+            }
+        }
+        self.watched
+            .retain(|t, _| t & token::KIND != token::START || live.contains(t));
+    }
+
+    /// Polls the journal's socket, for writing too while streams wait.
+    fn watch_journal(&mut self) {
+        let waiting = self.manager.streams.is_waiting();
+        let Some(socket) = self.manager.streams.socket() else {
+            self.watched.remove(&token::JOURNAL);
+            return;
+        };
+        if self.watched.get(&token::JOURNAL) == Some(&waiting) {
+            return;
+        }
+        let event = EpollEvent::new(polled(waiting), token::JOURNAL);
+        let mut changed = event;
+        let result = match self.epoll.add(socket, event) {
+            Err(nix::errno::Errno::EEXIST) => self.epoll.modify(socket, &mut changed),
+            other => other,
+        };
+        match result {
+            Ok(()) => {
+                self.watched.insert(token::JOURNAL, waiting);
+            }
+            Err(err) => log(Priority::Error, &format!("cannot poll the journal: {err}")),
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Some(id) = self.control.as_mut().and_then(Server::accept) {
+            let Some(copy) = self.control.as_ref().and_then(|c| c.connection(id)) else {
+                continue;
+            };
+            let token = token::CONNECTION | id;
+            match self.epoll.add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+                Ok(()) => {
+                    self.watched.insert(token, false);
+                }
+                Err(err) => log(Priority::Error, &format!("cannot poll a connection: {err}")),
+            }
+        }
+    }
+
+    fn connection(&mut self, id: u64, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLOUT)
+            && let Some(control) = &mut self.control
+        {
+            control.flush(id);
+        }
+        match self.control.as_mut().and_then(|c| c.read(id)) {
+            Some(calls) => {
+                for call in calls {
+                    self.call(id, call);
+                }
+            }
+            None => {
+                self.watched.remove(&(token::CONNECTION | id));
+                // The program goes with the one who asked for it.
+                if let Some(pid) = self.callers.remove(&id) {
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGHUP);
+                }
+            }
+        }
+        self.rewatch(id);
+    }
+
+    /// Polls a connection for writing while an answer waits.
+    fn rewatch(&mut self, id: u64) {
+        let token = token::CONNECTION | id;
+        let waiting = self.control.as_mut().is_some_and(|c| c.flush(id));
+        if self.watched.get(&token).is_some_and(|w| *w != waiting)
+            && let Some(fd) = self.control.as_ref().and_then(|c| c.connection(id))
+            && self.epoll.modify(fd, &mut EpollEvent::new(polled(waiting), token)).is_ok()
+        {
+            self.watched.insert(token, waiting);
+        }
+    }
+
+    fn answer(&mut self) {
+        for answer in self.manager.take_answers() {
+            if let Some(control) = &mut self.control {
+                let parameters = serde_json::json!({ "result": answer.result, "message": answer.message });
+                control.reply(answer.connection, &parameters);
+            }
+            self.rewatch(answer.connection);
+        }
+    }
+
+    /// Signals by name as systemd(1), sysvinit and LXC use them.
+    fn signal(&mut self, number: i32) {
+        let real_time = number.saturating_sub(libc::SIGRTMIN());
+        match Signal::try_from(number) {
+            Ok(Signal::SIGCHLD) => self.reap_all(),
+            Ok(Signal::SIGTERM | Signal::SIGINT) => self.end(Action::Reboot, "asked by a signal"),
+            Ok(Signal::SIGPWR | Signal::SIGUSR2) => self.end(Action::PowerOff, "asked by a signal"),
+            Ok(Signal::SIGUSR1) => self.end(Action::Halt, "asked by a signal"),
+            Ok(Signal::SIGHUP) => self.manager.reload(),
+            Ok(_) => {}
+            Err(_) => match real_time {
+                3 => self.end(Action::Halt, "asked by a signal"),
+                4 => self.end(Action::PowerOff, "asked by a signal"),
+                5 => self.end(Action::Reboot, "asked by a signal"),
+                13..=16 => shutdown::finish(match real_time {
+                    14 => Action::PowerOff,
+                    13 => Action::Halt,
+                    _ => Action::Reboot,
+                }),
+                _ => {}
+            },
+        }
+    }
+
+    fn reap_all(&mut self) {
+        while let Ok(Some((pid, end))) = reap() {
+            let end = match end {
+                End::Exited(code) => ProcessEnd::Exited(code),
+                End::Killed(signal, false) => ProcessEnd::Killed(orlop_unit::Signal(signal)),
+                End::Killed(signal, true) => ProcessEnd::Dumped(orlop_unit::Signal(signal)),
+            };
+            match self.manager.ended(pid, end) {
+                Some(Owner::Setup) => self.setup_ended(end),
+                Some(Owner::Caller(connection)) => {
+                    self.callers.remove(&connection);
+                    let code = match end {
+                        ProcessEnd::Exited(code) => i32::from(code),
+                        ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => signal.0.saturating_add(128),
+                    };
+                    if let Some(control) = &mut self.control {
+                        control.reply(connection, &serde_json::json!({ "code": code }));
+                    }
+                    self.rewatch(connection);
+                }
+                _ => {}
+            }
+        }
+        self.manager.check_empty();
+    }
+
+    /// Configuration runs as a child of its own: what it parses is not to be trusted, and what it does may block.
+    fn start_setup(&mut self) {
+        self.setup_began_ns = times::now_ns();
+        match spawn::start_role("setup") {
+            Ok(pid) => self.manager.adopt(pid, Owner::Setup),
+            Err(err) => {
+                log(Priority::Critical, &format!("cannot start the setup: {err}"));
+                self.start_units();
+            }
+        }
+    }
+
+    fn setup_ended(&mut self, end: ProcessEnd) {
+        if end != ProcessEnd::Exited(0) {
+            let text = format!("the setup {}; the machine goes on with what it has", crate::service::describe(end));
+            log(Priority::Error, &text);
+        }
+        times::record("setup", self.setup_began_ns);
+        self.start_units();
+    }
+
+    fn start_units(&mut self) {
+        let command_line = CommandLine::read().unwrap_or_else(|_| CommandLine::parse(""));
+        let target = command_line.value("systemd.unit").unwrap_or("default.target").to_owned();
+        let mut wanted = vec![target];
+        if let Some(terminal) = command_line.value("orlop.shell") {
+            wanted.push(format!("console-shell@{}.service", terminal.trim_start_matches("/dev/")));
+        }
+        for name in wanted {
+            let started = UnitName::parse(&name).map_err(|err| err.to_string()).and_then(|name| {
+                let id = self.manager.load(&name);
+                self.manager.request(Request::Start, id, Mode::Replace, None)
+            });
+            if let Err(err) = started {
+                log(Priority::Error, &format!("cannot start {name}: {err}"));
+            }
+        }
+    }
+
+    /// Begins the end: everything is stopped in reverse order.
+    pub(crate) fn end(&mut self, action: Action, why: &str) {
+        if let Some((planned, _, _)) = &mut self.ending {
+            *planned = action;
+            return;
+        }
+        log(Priority::Notice, &format!("{}: {why}", words(action)));
+        let deadline_ns = times::now_ns().saturating_add(STOP_LIMIT_NS);
+        self.ending = Some((action, Ending::Ordered, deadline_ns));
+        let stopped = UnitName::parse("shutdown.target").map_err(|err| err.to_string()).and_then(|name| {
+            let id = self.manager.load(&name);
+            self.manager.request(Request::Start, id, Mode::ReplaceIrreversibly, None)
+        });
+        if let Err(err) = stopped {
+            log(Priority::Error, &format!("cannot stop the units in order: {err}"));
+        }
+    }
+
+    /// What follows from all that happened in one turn of the loop.
+    fn after(&mut self) {
+        let idle = self.manager.jobs.is_empty();
+        if idle && self.manager.is_booting() && self.setup_began_ns > 0 && !self.manager.graph.is_empty() {
+            self.manager.booted();
+            log(Priority::Notice, &format!("boot is complete, {} ms after the kernel", times::now_ns() / 1_000_000));
+        }
+        let Some((action, stage, deadline_ns)) = self.ending else {
+            return;
+        };
+        let late = times::now_ns() >= deadline_ns;
+        if !idle && !late {
+            return;
+        }
+        if late {
+            log(Priority::Error, "units did not stop in time; going on without them");
+        }
+        match stage {
+            Ending::Ordered if !late => {
+                self.ending = Some((action, Ending::Rest, deadline_ns));
+                self.manager.stop_rest();
+                if self.manager.jobs.is_empty() {
+                    shutdown::finish(action);
+                }
+            }
+            Ending::Ordered | Ending::Rest => shutdown::finish(action),
+        }
+    }
+}
+
+/// The signals that mean something to PID 1, and SIGPIPE, which must not end it.
+fn meaningful_signals() -> Vec<i32> {
+    let mut numbers = vec![
+        libc::SIGCHLD,
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGPWR,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGPIPE,
+    ];
+    numbers.extend([3, 4, 5, 13, 14, 15, 16].map(|n| libc::SIGRTMIN().saturating_add(n)));
+    numbers
+}

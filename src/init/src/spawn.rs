@@ -1,0 +1,424 @@
+//! From a unit's command to a running process.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use orlop_sys::process::{Exec, Limit, Spawned};
+use orlop_unit::{Command, Input, Output, Service, ServiceResult, Unit};
+
+use crate::accounts;
+
+/// The search path for programs named without one, and the environment's `PATH`.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a process could not be started.
+#[derive(Debug)]
+pub struct Failure {
+    /// What it means for the service.
+    pub result: ServiceResult,
+    /// What happened, in words.
+    pub text: String,
+}
+
+impl Failure {
+    fn resources(text: String) -> Self {
+        Self {
+            result: ServiceResult::Resources,
+            text,
+        }
+    }
+}
+
+/// What the supervisor adds to a unit's own settings.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The invocation's id, 32 hexadecimal digits.
+    pub invocation: &'a str,
+    /// The notification socket, where the unit may use it.
+    pub notify_socket: Option<&'a str>,
+    /// The main process, for commands beside it.
+    pub main: Option<i32>,
+    /// Further variables, such as `SERVICE_RESULT`.
+    pub variables: Vec<(String, String)>,
+    /// Where standard output and error go when they go to the journal; `None` is nowhere.
+    pub journal: Option<BorrowedFd<'a>>,
+    /// Descriptors from number 3 on.
+    pub inherit: &'a [BorrowedFd<'a>],
+    /// The opened cgroup.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Starts `command` of `unit`.
+///
+/// # Errors
+/// [`Failure`]; what fails after the clone arrives through [`Spawned::status`].
+pub fn start(unit: &Unit, service: &Service, command: &Command, around: &Surroundings<'_>) -> Result<Spawned, Failure> {
+    let user = resolve_user(service, command)?;
+    let environment = environment(unit, service, user.as_ref(), around)?;
+    let arguments = if command.flags.no_expansion {
+        std::iter::once(command.argv0.clone().unwrap_or_else(|| command.program.clone()))
+            .chain(command.words.iter().cloned())
+            .collect()
+    } else {
+        command.expand(environment.as_slice())
+    };
+    let program = find_program(&command.program)?;
+    if user.is_some() || !service.state_directory.paths.is_empty() || !service.runtime_directory.paths.is_empty() {
+        make_directories(service, user.as_ref())?;
+    }
+    let stdio = open_stdio(service, around)?;
+    let directory = match (&service.working_directory.path, service.working_directory.home) {
+        (_, true) => user.as_ref().map_or("/root", |u| u.home.as_str()),
+        (Some(path), false) if !(service.working_directory.optional && !Path::new(path).is_dir()) => path.as_str(),
+        _ => "/",
+    };
+    let argv = strings(arguments.iter().map(String::as_str))?;
+    let envp = strings(environment.iter().map(|(k, v)| format!("{k}={v}")))?;
+    let limits: Vec<Limit> = service
+        .limits
+        .iter()
+        .map(|l| Limit {
+            resource: l.resource.number,
+            soft: l.soft.unwrap_or(u64::MAX),
+            hard: l.hard.unwrap_or(u64::MAX),
+        })
+        .collect();
+    let exec = Exec {
+        program: &string(&program)?,
+        argv: &argv,
+        envp: &envp,
+        stdio: [stdio.input.as_fd(), stdio.output(), stdio.error()],
+        inherit: around.inherit,
+        cgroup: around.cgroup,
+        directory: &string(directory)?,
+        user: user.as_ref().map(|u| (u.uid, u.gid, u.groups.as_slice())),
+        umask: service.umask,
+        nice: service.nice.map_or(0, i32::from),
+        oom_score_adjust: service.oom_score_adjust.map(i32::from),
+        limits: &limits,
+        controlling_terminal: stdio.is_terminal,
+        no_new_privileges: false,
+    };
+    orlop_sys::process::spawn(&exec).map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
+}
+
+fn string(text: &str) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| Failure::resources(format!("{text:?} holds a NUL")))
+}
+
+fn strings(texts: impl Iterator<Item = impl AsRef<str>>) -> Result<Vec<CString>, Failure> {
+    texts.map(|t| string(t.as_ref())).collect()
+}
+
+#[derive(Debug)]
+struct Identity {
+    name: String,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    home: String,
+    shell: String,
+}
+
+fn resolve_user(service: &Service, command: &Command) -> Result<Option<Identity>, Failure> {
+    if command.flags.full_privileges || command.flags.keep_user {
+        return Ok(None);
+    }
+    if service.user.is_none() && service.group.is_none() {
+        return Ok(None);
+    }
+    let wanted = service.user.as_deref().unwrap_or("0");
+    let user = accounts::user(wanted).ok_or_else(|| Failure {
+        result: ServiceResult::ExitCode,
+        text: format!("User={wanted}: there is no such user (status 217/USER)"),
+    })?;
+    let find_group = |name: &str| {
+        accounts::group(name).ok_or_else(|| Failure {
+            result: ServiceResult::ExitCode,
+            text: format!("Group={name}: there is no such group (status 216/GROUP)"),
+        })
+    };
+    let gid = service.group.as_deref().map_or(Ok(user.gid), find_group)?;
+    let mut groups = accounts::groups_of(&user.name);
+    for name in &service.supplementary_groups {
+        groups.push(find_group(name)?);
+    }
+    groups.push(gid);
+    Ok(Some(Identity {
+        uid: user.uid,
+        gid,
+        groups,
+        home: user.home,
+        shell: user.shell,
+        name: user.name,
+    }))
+}
+
+/// Builds the environment in systemd.exec(5)'s order: the manager's, `Environment=`, `EnvironmentFile=`; then what is unset.
+fn environment(
+    unit: &Unit,
+    service: &Service,
+    user: Option<&Identity>,
+    around: &Surroundings<'_>,
+) -> Result<Vec<(String, String)>, Failure> {
+    let mut list: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: &str| {
+        list.retain(|(n, _)| n != name);
+        list.push((name.to_owned(), value.to_owned()));
+    };
+    set("PATH", SEARCH_PATH);
+    set("LANG", "C.UTF-8");
+    set("INVOCATION_ID", around.invocation);
+    set("ORLOP_UNIT", unit.name.as_str());
+    if let Some(user) = user {
+        set("USER", &user.name);
+        set("LOGNAME", &user.name);
+        set("HOME", &user.home);
+        set("SHELL", &user.shell);
+    }
+    if let Some(socket) = around.notify_socket {
+        set("NOTIFY_SOCKET", socket);
+    }
+    if let Some(pid) = around.main {
+        set("MAINPID", &pid.to_string());
+    }
+    for (variable, root, directories) in [
+        ("RUNTIME_DIRECTORY", "/run", &service.runtime_directory),
+        ("STATE_DIRECTORY", "/var/lib", &service.state_directory),
+        ("CACHE_DIRECTORY", "/var/cache", &service.cache_directory),
+        ("LOGS_DIRECTORY", "/var/log", &service.logs_directory),
+        ("CONFIGURATION_DIRECTORY", "/etc", &service.configuration_directory),
+    ] {
+        if !directories.paths.is_empty() {
+            let paths: Vec<String> = directories.paths.iter().map(|p| format!("{root}/{p}")).collect();
+            set(variable, &paths.join(":"));
+        }
+    }
+    for (name, value) in &around.variables {
+        set(name, value);
+    }
+    for (name, value) in &service.environment {
+        set(name, value);
+    }
+    for file in &service.environment_files {
+        let text = match fs::read_to_string(&file.path) {
+            Ok(text) => text,
+            Err(_) if file.optional => continue,
+            Err(err) => {
+                return Err(Failure::resources(format!("EnvironmentFile={}: {err}", file.path)));
+            }
+        };
+        for (name, value) in orlop_unit::parse_environment_file(&text) {
+            set(&name, &value);
+        }
+    }
+    for unset in &service.unset_environment {
+        match unset.split_once('=') {
+            Some((name, value)) => list.retain(|(n, v)| n != name || v != value),
+            None => list.retain(|(n, _)| n != unset),
+        }
+    }
+    Ok(list)
+}
+
+fn find_program(name: &str) -> Result<String, Failure> {
+    if name.contains('/') {
+        return Ok(name.to_owned());
+    }
+    SEARCH_PATH
+        .split(':')
+        .map(|directory| format!("{directory}/{name}"))
+        .find(|path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| Failure {
+            result: ServiceResult::ExitCode,
+            text: format!("cannot execute {name}: it is in none of {SEARCH_PATH} (status 203/EXEC)"),
+        })
+}
+
+fn make_directories(service: &Service, user: Option<&Identity>) -> Result<(), Failure> {
+    let all = [
+        ("/run", &service.runtime_directory),
+        ("/var/lib", &service.state_directory),
+        ("/var/cache", &service.cache_directory),
+        ("/var/log", &service.logs_directory),
+        ("/etc", &service.configuration_directory),
+    ];
+    for (root, directories) in all {
+        for path in &directories.paths {
+            let path = format!("{root}/{path}");
+            let made = fs::create_dir_all(&path)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(directories.mode)))
+                .and_then(|()| match user {
+                    Some(user) if root != "/etc" => {
+                        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))
+                    }
+                    _ => Ok(()),
+                });
+            made.map_err(|err| Failure::resources(format!("cannot make {path}: {err}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what `RuntimeDirectory=` made.
+pub fn remove_runtime_directories(service: &Service) {
+    for path in &service.runtime_directory.paths {
+        // One that is not empty any more is removed as well, as systemd does; one that is gone needs nothing.
+        let _ = fs::remove_dir_all(Path::new("/run").join(path));
+    }
+}
+
+struct Stdio {
+    input: OwnedFd,
+    output: Option<OwnedFd>,
+    error: Option<OwnedFd>,
+    is_terminal: bool,
+}
+
+impl Stdio {
+    fn output(&self) -> BorrowedFd<'_> {
+        self.output.as_ref().unwrap_or(&self.input).as_fd()
+    }
+
+    fn error(&self) -> BorrowedFd<'_> {
+        self.error.as_ref().map_or_else(|| self.output(), |e| e.as_fd())
+    }
+}
+
+fn open(path: &str, options: &mut OpenOptions) -> Result<OwnedFd, Failure> {
+    options
+        .custom_flags(libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|err| Failure::resources(format!("cannot open {path}: {err}")))
+}
+
+fn null() -> Result<OwnedFd, Failure> {
+    open("/dev/null", File::options().read(true).write(true))
+}
+
+fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Failure> {
+    let terminal = || open(&service.tty_path, File::options().read(true).write(true));
+    let (input, is_terminal) = match &service.standard_input {
+        Input::Null => (null()?, false),
+        Input::Tty | Input::TtyForce | Input::TtyFail => (terminal()?, true),
+        Input::File(path) => (open(path, File::options().read(true))?, false),
+        Input::Data(bytes) => (data(bytes)?, false),
+    };
+    let duplicate = |fd: BorrowedFd<'_>| {
+        fd.try_clone_to_owned()
+            .map_err(|err| Failure::resources(format!("cannot copy a descriptor: {err}")))
+    };
+    let stream = |output: &Output, inherited: Option<BorrowedFd<'_>>| -> Result<Option<OwnedFd>, Failure> {
+        Ok(Some(match output {
+            Output::Inherit => match inherited {
+                Some(fd) => duplicate(fd)?,
+                None => return Ok(None),
+            },
+            Output::Null => null()?,
+            Output::Journal | Output::JournalAndConsole => match around.journal {
+                Some(fd) => duplicate(fd)?,
+                None => null()?,
+            },
+            Output::KernelLog => open("/dev/kmsg", File::options().write(true))?,
+            Output::Tty => terminal()?,
+            Output::File(path) => open(path, File::options().write(true).create(true))?,
+            Output::Append(path) => open(path, File::options().append(true).create(true))?,
+            Output::Truncate(path) => open(path, File::options().write(true).create(true).truncate(true))?,
+        }))
+    };
+    let output = match (&service.standard_output, is_terminal) {
+        // A terminal as input is the output as well, unless something else is asked for (systemd.exec(5)).
+        (Output::Journal, true) => stream(&Output::Tty, None)?,
+        (output, _) => stream(output, None)?,
+    };
+    let error = stream(&service.standard_error, None)?;
+    Ok(Stdio {
+        input,
+        output,
+        error,
+        is_terminal,
+    })
+}
+
+/// A pipe that holds `bytes`; more than a pipe takes is refused rather than waited for.
+fn data(bytes: &[u8]) -> Result<OwnedFd, Failure> {
+    let made = || -> io::Result<OwnedFd> {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&write, true)?;
+        let written = nix::unistd::write(&write, bytes)?;
+        if written < bytes.len() {
+            return Err(io::Error::other("longer than 64 KiB"));
+        }
+        Ok(read)
+    };
+    made().map_err(|err| Failure::resources(format!("StandardInputText=: {err}")))
+}
+
+/// Starts a role of this very program as a child, with the kernel's log as its output.
+///
+/// # Errors
+/// Those of opening what it needs and of clone3(2).
+pub fn start_role(role: &str) -> io::Result<i32> {
+    let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
+    let argv = [c"orlop".to_owned(), CString::new(role)?];
+    let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
+    let exec = plain(c"/proc/self/exe", &argv, std::slice::from_ref(&path), c"/", [null.as_fd(); 3]);
+    orlop_sys::process::spawn(&exec).map(|spawned| spawned.pid)
+}
+
+/// Starts a program as root for somebody who may act as root.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn start_for_caller(
+    argv: &[String],
+    environment: &[String],
+    directory: &str,
+    stdio: [&OwnedFd; 3],
+) -> Result<i32, String> {
+    let name = argv.first().ok_or("no program is named")?;
+    let program = find_program(name).map_err(|failure| failure.text)?;
+    let fixed = [format!("PATH={SEARCH_PATH}"), "HOME=/root".to_owned(), "USER=root".to_owned(), "LOGNAME=root".to_owned()];
+    // What could change how a program is loaded stays with the caller.
+    let passed = environment
+        .iter()
+        .filter(|e| ["TERM=", "LANG=", "LC_", "ETCDCTL_", "SUDO_"].iter().any(|p| e.starts_with(p)));
+    let envp = strings(fixed.iter().chain(passed)).map_err(|failure| failure.text)?;
+    let arguments = strings(argv.iter()).map_err(|failure| failure.text)?;
+    let program_text = string(&program).map_err(|failure| failure.text)?;
+    let directory = string(directory).map_err(|failure| failure.text)?;
+    let exec = plain(&program_text, &arguments, &envp, &directory, stdio.map(|fd| fd.as_fd()));
+    orlop_sys::process::spawn(&exec)
+        .map(|spawned| spawned.pid)
+        .map_err(|err| format!("cannot start {program}: {err}"))
+}
+
+fn plain<'a>(
+    program: &'a std::ffi::CStr,
+    argv: &'a [CString],
+    envp: &'a [CString],
+    directory: &'a std::ffi::CStr,
+    stdio: [BorrowedFd<'a>; 3],
+) -> Exec<'a> {
+    Exec {
+        program,
+        argv,
+        envp,
+        stdio,
+        inherit: &[],
+        cgroup: None,
+        directory,
+        user: None,
+        umask: 0o022,
+        nice: 0,
+        oom_score_adjust: None,
+        limits: &[],
+        controlling_terminal: false,
+        no_new_privileges: false,
+    }
+}

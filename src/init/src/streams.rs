@@ -1,0 +1,157 @@
+//! The output of units on its way to the journal.
+//!
+//! Each started process group writes to a pipe. Its read end goes to the journal; a copy stays here until the journal says
+//! that it has read and written everything, so that a restarted journal takes over where the old one ended.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
+use serde::{Deserialize, Serialize};
+
+/// The unit that reads the streams.
+pub const JOURNAL_UNIT: &str = "orlop-journal.service";
+
+/// More streams than this are not kept: without a journal, descriptors must not run out.
+const MOST_STREAMS: usize = 8192;
+
+#[derive(Serialize)]
+struct Packet<'a> {
+    stream: &'a Stream,
+}
+
+#[derive(Debug, Serialize)]
+struct Stream {
+    id: u64,
+    unit: String,
+    invocation: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identifier: Option<String>,
+    #[serde(skip)]
+    read: Option<OwnedFd>,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    closed: u64,
+}
+
+/// All streams, and the socket to the journal.
+#[derive(Debug, Default)]
+pub struct Streams {
+    next: u64,
+    live: BTreeMap<u64, Stream>,
+    unsent: VecDeque<u64>,
+    socket: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// A pipe for a process of `unit`; answers its write end.
+    ///
+    /// # Errors
+    /// Those of pipe2(2), and when too many streams wait for the journal.
+    pub fn open(&mut self, unit: &str, invocation: &str, identifier: Option<&str>) -> io::Result<OwnedFd> {
+        if self.live.len() >= MOST_STREAMS {
+            return Err(io::Error::other("too many streams wait for the journal"));
+        }
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        self.next = self.next.saturating_add(1);
+        let stream = Stream {
+            id: self.next,
+            unit: unit.to_owned(),
+            invocation: invocation.to_owned(),
+            identifier: identifier.map(str::to_owned),
+            read: Some(read),
+        };
+        self.live.insert(self.next, stream);
+        self.unsent.push_back(self.next);
+        self.flush();
+        Ok(write)
+    }
+
+    /// A new journal starts: answers its end of a new socket, over which all streams go again.
+    ///
+    /// # Errors
+    /// Those of socketpair(2).
+    pub fn connect(&mut self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        )?;
+        self.socket = Some(ours);
+        self.unsent = self.live.keys().copied().collect();
+        self.flush();
+        rustix::io::ioctl_fionbio(&theirs, false)?;
+        Ok(theirs)
+    }
+
+    /// The socket to poll: always for reading, and for writing while [`Streams::is_waiting`].
+    #[must_use]
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(|s| s.as_fd())
+    }
+
+    /// Whether streams could not be sent yet.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.socket.is_some() && !self.unsent.is_empty()
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub fn flush(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while let Some(id) = self.unsent.front() {
+            let Some(stream) = self.live.get(id) else {
+                self.unsent.pop_front();
+                continue;
+            };
+            let (Ok(text), Some(read)) = (serde_json::to_vec(&Packet { stream }), &stream.read) else {
+                self.unsent.pop_front();
+                continue;
+            };
+            let descriptors = [read.as_raw_fd()];
+            let sent = sendmsg::<()>(
+                socket.as_raw_fd(),
+                &[io::IoSlice::new(&text)],
+                &[ControlMessage::ScmRights(&descriptors)],
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            match sent {
+                Ok(_) => {
+                    self.unsent.pop_front();
+                }
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::ENOBUFS) => return,
+                Err(_) => {
+                    self.socket = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what the journal says; `false` when it is gone.
+    pub fn receive(&mut self) -> bool {
+        let mut buffer = [0_u8; 256];
+        while let Some(socket) = &self.socket {
+            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(nix::errno::Errno::ECONNRESET) => {
+                    self.socket = None;
+                    return false;
+                }
+                Ok(length) => {
+                    let packet = buffer.get(..length).unwrap_or_default();
+                    if let Ok(reply) = serde_json::from_slice::<Reply>(packet) {
+                        self.live.remove(&reply.closed);
+                    }
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+}
