@@ -7,7 +7,6 @@ mod start;
 mod volumes;
 
 use std::ffi::OsString;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -140,11 +139,6 @@ pub(crate) fn cleanup(records: &Records, record: &Record, forget: bool) {
     if let Err(error) = result {
         log::warn!("{}: {error}", record.name);
     }
-}
-
-/// Tells PID 1 that the process is now the main process of our unit.
-fn handoff(_process: BorrowedFd<'_>) -> Result<()> {
-    Err(anyhow!("PID 1 does not take containers over"))
 }
 
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`.

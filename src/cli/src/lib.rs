@@ -2,6 +2,7 @@
 //!
 //! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
 
+mod boot_times;
 mod config;
 mod container;
 mod docker;
@@ -11,6 +12,8 @@ mod journalctl;
 mod net;
 mod stderr;
 mod store;
+mod sudo;
+mod systemctl;
 mod unit;
 
 use std::ffi::{OsStr, OsString};
@@ -98,6 +101,42 @@ const COMMANDS: &[Command] = &[
         run: unit::run,
     },
     Command {
+        name: "systemctl",
+        applet: true,
+        summary: "start, stop and look at units",
+        run: systemctl::run,
+    },
+    Command {
+        name: "sudo",
+        applet: true,
+        summary: "run a program as root, for members of sudo and wheel",
+        run: sudo::run,
+    },
+    Command {
+        name: "boot-times",
+        applet: false,
+        summary: "where the time of this boot went",
+        run: boot_times::run,
+    },
+    Command {
+        name: "reboot",
+        applet: true,
+        summary: "stop all units and reboot",
+        run: |args| systemctl::end("reboot", args),
+    },
+    Command {
+        name: "poweroff",
+        applet: true,
+        summary: "stop all units and power off",
+        run: |args| systemctl::end("poweroff", args),
+    },
+    Command {
+        name: "halt",
+        applet: true,
+        summary: "stop all units and halt",
+        run: |args| systemctl::end("halt", args),
+    },
+    Command {
         name: "version",
         applet: false,
         summary: "print the version",
@@ -123,7 +162,8 @@ pub fn applets() -> impl Iterator<Item = &'static str> {
 pub fn is_plain_start(args: &[OsString]) -> bool {
     let applet = args.first().and_then(|a| Path::new(a).file_name());
     let word = args.get(1).map(OsString::as_os_str);
-    find(applet, true).is_none() && word.is_none_or(|w| w != "--version" && find(Some(w), false).is_none())
+    find(applet, true).is_none()
+        && word.is_none_or(|w| w != "--version" && find(Some(w), false).is_none())
 }
 
 /// Runs the command that `args`, `argv[0]` included, names.
@@ -162,7 +202,9 @@ fn version() -> ExitCode {
 }
 
 fn help() -> ExitCode {
-    println!("Orlop: an operating system for containers.\n\nUsage: orlop COMMAND [ARGUMENT…]\n\nCommands:");
+    println!(
+        "Orlop: an operating system for containers.\n\nUsage: orlop COMMAND [ARGUMENT…]\n\nCommands:"
+    );
     for command in COMMANDS {
         println!("  {:<12} {}", command.name, command.summary);
     }

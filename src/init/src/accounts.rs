@@ -20,13 +20,19 @@ pub struct User {
 /// The user of that name or number.
 #[must_use]
 pub fn user(name_or_number: &str) -> Option<User> {
-    find_user(&fs::read_to_string("/etc/passwd").unwrap_or_default(), name_or_number)
+    find_user(
+        &fs::read_to_string("/etc/passwd").unwrap_or_default(),
+        name_or_number,
+    )
 }
 
 /// The group of that name or number.
 #[must_use]
 pub fn group(name_or_number: &str) -> Option<u32> {
-    find_group(&fs::read_to_string("/etc/group").unwrap_or_default(), name_or_number)
+    find_group(
+        &fs::read_to_string("/etc/group").unwrap_or_default(),
+        name_or_number,
+    )
 }
 
 /// The supplementary groups of a user.
@@ -44,8 +50,11 @@ pub fn may_act_as_root(uid: u32) -> bool {
         return uid == 0;
     };
     uid == 0
-        || member_of(&fs::read_to_string("/etc/group").unwrap_or_default(), &user.name)
-            .any(|(name, _)| name == "sudo" || name == "wheel")
+        || member_of(
+            &fs::read_to_string("/etc/group").unwrap_or_default(),
+            &user.name,
+        )
+        .any(|(name, _)| name == "sudo" || name == "wheel")
 }
 
 fn find_user(passwd: &str, wanted: &str) -> Option<User> {
@@ -102,13 +111,17 @@ fn member_of<'a>(group: &'a str, user: &'a str) -> impl Iterator<Item = (String,
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/sbin/nologin\ncore:x:500:501:Core:/home/core:/bin/bash\nbroken\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/sbin/nologin\ncore:x:500:501:Core:/home/core:/bin/bash\nbroken\n";
     const GROUP: &str = "root:x:0:\nsudo:x:27:core,other\ncore:x:501:\nwheel:x:10:other\n";
 
     #[test]
     fn users_are_found_by_name_and_by_number() {
         let core = find_user(PASSWD, "core").unwrap();
-        assert_eq!((core.uid, core.gid, core.home.as_str()), (500, 501, "/home/core"));
+        assert_eq!(
+            (core.uid, core.gid, core.home.as_str()),
+            (500, 501, "/home/core")
+        );
         assert_eq!(find_user(PASSWD, "500").unwrap().name, "core");
         assert_eq!(find_user(PASSWD, "1234").unwrap().gid, 1234);
         assert!(find_user(PASSWD, "broken").is_none());
@@ -119,7 +132,10 @@ mod tests {
         assert_eq!(find_group(GROUP, "sudo"), Some(27));
         assert_eq!(find_group(GROUP, "77"), Some(77));
         assert_eq!(find_group(GROUP, "nobody"), None);
-        assert_eq!(member_of(GROUP, "core").map(|(n, _)| n).collect::<Vec<_>>(), ["sudo"]);
+        assert_eq!(
+            member_of(GROUP, "core").map(|(n, _)| n).collect::<Vec<_>>(),
+            ["sudo"]
+        );
         assert_eq!(member_of(GROUP, "cor").count(), 0);
     }
 }

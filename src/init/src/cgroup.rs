@@ -52,7 +52,10 @@ pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
 fn enable_controllers(path: &Path) {
     for ancestor in path.ancestors().skip(1).take_while(|a| a.starts_with(ROOT)) {
         for controller in ["cpu", "memory", "pids", "io"] {
-            let _ = fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(
+                ancestor.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
         }
     }
 }
@@ -84,7 +87,9 @@ fn apply(path: &Path, resources: &Resources) -> io::Result<()> {
         None => {}
     }
     if let Some(quota) = resources.cpu_quota_permyriad {
-        let period_us = resources.cpu_quota_period.map_or(100_000, |p| p.as_micros());
+        let period_us = resources
+            .cpu_quota_period
+            .map_or(100_000, |p| p.as_micros());
         let quota_us = u128::from(quota).saturating_mul(period_us) / 10_000;
         set("cpu.max", format!("{quota_us} {period_us}"))?;
     }
@@ -95,7 +100,9 @@ fn apply(path: &Path, resources: &Resources) -> io::Result<()> {
 }
 
 fn number(limit: Limit, total: u64) -> String {
-    limit.resolve(total).map_or_else(|| "max".to_owned(), |n| n.to_string())
+    limit
+        .resolve(total)
+        .map_or_else(|| "max".to_owned(), |n| n.to_string())
 }
 
 fn total_memory_bytes() -> u64 {
@@ -105,7 +112,8 @@ fn total_memory_bytes() -> u64 {
 /// Whether a process is left in the cgroup or below; one that is not there has none.
 #[must_use]
 pub fn is_populated(path: &Path) -> bool {
-    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| text.lines().any(|l| l == "populated 1"))
+    fs::read_to_string(path.join("cgroup.events"))
+        .is_ok_and(|text| text.lines().any(|l| l == "populated 1"))
 }
 
 /// The processes of the cgroup and of those below it, at most `max`.
@@ -120,7 +128,9 @@ pub fn processes(path: &Path, max: usize) -> Vec<i32> {
             found.truncate(max);
             break;
         }
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) && left.len() < max {
                 left.push(entry.path());
@@ -134,7 +144,9 @@ pub fn processes(path: &Path, max: usize) -> Vec<i32> {
 pub fn signal_all(path: &Path, signal: Signal) {
     const MOST: usize = 65_536;
     for pid in processes(path, MOST) {
-        let Ok(pidfd) = orlop_sys::pidfd::open(pid) else { continue };
+        let Ok(pidfd) = orlop_sys::pidfd::open(pid) else {
+            continue;
+        };
         let still_ours = fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
             let own = path.strip_prefix(ROOT).unwrap_or(path);
             text.lines()
@@ -160,7 +172,9 @@ pub fn remove(path: &Path) {
     if fs::remove_dir(path).is_ok() {
         return;
     }
-    let Ok(entries) = fs::read_dir(path) else { return };
+    let Ok(entries) = fs::read_dir(path) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             remove(&entry.path());
@@ -181,7 +195,10 @@ pub fn usage(path: &Path) -> (Option<u64>, Option<u64>) {
     let memory = fs::read_to_string(path.join("memory.current"))
         .ok()
         .and_then(|t| t.trim().parse().ok());
-    let cpu = path.join("cpu.stat").exists().then(|| counter(path, "cpu.stat", "usage_usec "));
+    let cpu = path
+        .join("cpu.stat")
+        .exists()
+        .then(|| counter(path, "cpu.stat", "usage_usec "));
     (memory, cpu)
 }
 
@@ -200,7 +217,10 @@ mod tests {
     fn slices_nest_by_their_dashes() {
         let unit = UnitName::parse("web.service").unwrap();
         let slice = UnitName::parse("a-b.slice").unwrap();
-        assert_eq!(path(&unit, None), Path::new("/sys/fs/cgroup/system.slice/web.service"));
+        assert_eq!(
+            path(&unit, None),
+            Path::new("/sys/fs/cgroup/system.slice/web.service")
+        );
         assert_eq!(
             path(&unit, Some(&slice)),
             Path::new("/sys/fs/cgroup/a.slice/a-b.slice/web.service")

@@ -60,10 +60,16 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Broken`].
-    pub fn send(&mut self, method: &str, parameters: &Value, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let mut text = json!({ "method": format!("io.orlop.Init.{method}"), "parameters": parameters })
-            .to_string()
-            .into_bytes();
+    pub fn send(
+        &mut self,
+        method: &str,
+        parameters: &Value,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        let mut text =
+            json!({ "method": format!("io.orlop.Init.{method}"), "parameters": parameters })
+                .to_string()
+                .into_bytes();
         text.push(0);
         let raw: Vec<RawFd> = descriptors.iter().map(|d| d.as_raw_fd()).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
@@ -100,7 +106,10 @@ impl Client {
         }
         text.pop();
         let mut answer: Value = serde_json::from_slice(&text).map_err(Error::Malformed)?;
-        let parameters = answer.get_mut("parameters").map(Value::take).unwrap_or(Value::Null);
+        let parameters = answer
+            .get_mut("parameters")
+            .map(Value::take)
+            .unwrap_or(Value::Null);
         match answer.get("error").and_then(Value::as_str) {
             None => Ok(parameters),
             Some(name) => Err(Error::Refused {

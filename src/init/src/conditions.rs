@@ -23,8 +23,10 @@ pub fn holds(test: Test, parameter: &str) -> bool {
             fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
         }
         Test::KernelCommandLine => fs::read_to_string("/proc/cmdline").is_ok_and(|line| {
-            line.split_ascii_whitespace()
-                .any(|word| word == parameter || (!parameter.contains('=') && word.split('=').next() == Some(parameter)))
+            line.split_ascii_whitespace().any(|word| {
+                word == parameter
+                    || (!parameter.contains('=') && word.split('=').next() == Some(parameter))
+            })
         }),
         Test::Host => {
             let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -33,25 +35,34 @@ pub fn holds(test: Test, parameter: &str) -> bool {
         }
         Test::Architecture => parameter == "x86-64",
         Test::Virtualization => virtualization(parameter),
-        Test::FirstBoot => orlop_unit::value::parse_bool(parameter) == Some(Path::new("/run/orlop/first-boot").exists()),
-        Test::User => orlop_unit::value::parse_bool(parameter).is_none() && matches!(parameter, "root" | "0" | "@system"),
+        Test::FirstBoot => {
+            orlop_unit::value::parse_bool(parameter)
+                == Some(Path::new("/run/orlop/first-boot").exists())
+        }
+        Test::User => {
+            orlop_unit::value::parse_bool(parameter).is_none()
+                && matches!(parameter, "root" | "0" | "@system")
+        }
         Test::Group => matches!(parameter, "root" | "0"),
         Test::Environment => match parameter.split_once('=') {
             Some((name, value)) => std::env::var(name).is_ok_and(|v| v == value),
             None => std::env::var_os(parameter).is_some(),
         },
-        Test::ControlGroupController => fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|text| {
-            parameter
-                .split_ascii_whitespace()
-                .all(|c| c == "v2" || text.split_ascii_whitespace().any(|have| have == c))
-        }),
+        Test::ControlGroupController => fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
+            .is_ok_and(|text| {
+                parameter
+                    .split_ascii_whitespace()
+                    .all(|c| c == "v2" || text.split_ascii_whitespace().any(|have| have == c))
+            }),
         Test::KernelVersion => {
             let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
             compare(parameter, release.trim())
         }
-        Test::Memory => nix::sys::sysinfo::sysinfo().is_ok_and(|info| compare_number(parameter, info.ram_total())),
+        Test::Memory => nix::sys::sysinfo::sysinfo()
+            .is_ok_and(|info| compare_number(parameter, info.ram_total())),
         Test::Cpus => {
-            let count = std::thread::available_parallelism().map_or(1, |n| u64::try_from(n.get()).unwrap_or(1));
+            let count = std::thread::available_parallelism()
+                .map_or(1, |n| u64::try_from(n.get()).unwrap_or(1));
             compare_number(parameter, count)
         }
         _ => false,
@@ -59,14 +70,17 @@ pub fn holds(test: Test, parameter: &str) -> bool {
 }
 
 fn is_mount_point(path: &str) -> bool {
-    fs::read_to_string("/proc/self/mountinfo")
-        .is_ok_and(|text| text.lines().any(|l| l.split(' ').nth(4) == Some(path.trim_end_matches('/'))))
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|text| {
+        text.lines()
+            .any(|l| l.split(' ').nth(4) == Some(path.trim_end_matches('/')))
+    })
 }
 
 fn virtualization(parameter: &str) -> bool {
     let hypervisor = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
-        text.lines()
-            .any(|l| l.starts_with("flags") && l.split_ascii_whitespace().any(|f| f == "hypervisor"))
+        text.lines().any(|l| {
+            l.starts_with("flags") && l.split_ascii_whitespace().any(|f| f == "hypervisor")
+        })
     });
     match orlop_unit::value::parse_bool(parameter) {
         Some(wanted) => wanted == hypervisor,
@@ -79,15 +93,18 @@ fn matches_glob(pattern: &str) -> bool {
     let (directory, last) = pattern.rsplit_once('/').unwrap_or((".", pattern));
     let directory = if directory.is_empty() { "/" } else { directory };
     fs::read_dir(directory).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|e| e.file_name().to_str().is_some_and(|name| wildcard(last, name)))
+        entries.flatten().any(|e| {
+            e.file_name()
+                .to_str()
+                .is_some_and(|name| wildcard(last, name))
+        })
     })
 }
 
 /// Whether `text` matches a pattern of literal characters, `*` and `?`.
 fn wildcard(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
     let (mut p, mut t, mut star, mut mark) = (0_usize, 0_usize, None, 0_usize);
     while t < text.len() {
         match pattern.get(p) {
@@ -108,7 +125,9 @@ fn wildcard(pattern: &str, text: &str) -> bool {
             }
         }
     }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|c| *c == '*'))
+    pattern
+        .get(p..)
+        .is_some_and(|rest| rest.iter().all(|c| *c == '*'))
 }
 
 fn split_operator(parameter: &str) -> (&str, &str) {
@@ -133,7 +152,8 @@ fn verdict(operator: &str, order: std::cmp::Ordering) -> bool {
 
 fn compare_number(parameter: &str, have: u64) -> bool {
     let (operator, number) = split_operator(parameter);
-    orlop_unit::value::parse_bytes(number).is_some_and(|wanted| verdict(operator, have.cmp(&wanted)))
+    orlop_unit::value::parse_bytes(number)
+        .is_some_and(|wanted| verdict(operator, have.cmp(&wanted)))
 }
 
 fn compare(parameter: &str, have: &str) -> bool {

@@ -116,7 +116,8 @@ impl Server {
         let connection = self.connections.get_mut(&id)?;
         loop {
             let mut buffer = [0_u8; 4096];
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+            let mut space =
+                [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let received = recvmsg(
                 &connection.stream,
@@ -166,7 +167,11 @@ impl Server {
                 }),
                 None => {
                     connection.ends = true;
-                    self.error(id, "io.orlop.Init.Failed", "the message is no call of io.orlop.Init");
+                    self.error(
+                        id,
+                        "io.orlop.Init.Failed",
+                        "the message is no call of io.orlop.Init",
+                    );
                     return Some(calls);
                 }
             }
@@ -181,12 +186,17 @@ impl Server {
 
     /// Answers a call with an error.
     pub fn error(&mut self, id: u64, name: &str, message: &str) {
-        self.send(id, &json!({ "error": name, "parameters": { "message": message } }));
+        self.send(
+            id,
+            &json!({ "error": name, "parameters": { "message": message } }),
+        );
     }
 
     fn send(&mut self, id: u64, message: &Value) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.output.extend_from_slice(message.to_string().as_bytes());
+            connection
+                .output
+                .extend_from_slice(message.to_string().as_bytes());
             connection.output.push(0);
         }
         self.flush(id);
@@ -205,7 +215,9 @@ impl Server {
             );
             match sent {
                 Ok(length) => {
-                    connection.output.drain(..length.min(connection.output.len()));
+                    connection
+                        .output
+                        .drain(..length.min(connection.output.len()));
                 }
                 Err(nix::errno::Errno::EAGAIN) => return true,
                 Err(nix::errno::Errno::EINTR) => {}
@@ -224,7 +236,12 @@ impl Server {
 
 fn parse(text: &[u8]) -> Option<(String, Value)> {
     let mut message: Value = serde_json::from_slice(text).ok()?;
-    let parameters = message.get_mut("parameters").map_or_else(|| json!({}), Value::take);
-    let method = message.get("method")?.as_str()?.strip_prefix("io.orlop.Init.")?;
+    let parameters = message
+        .get_mut("parameters")
+        .map_or_else(|| json!({}), Value::take);
+    let method = message
+        .get("method")?
+        .as_str()?
+        .strip_prefix("io.orlop.Init.")?;
     Some((method.to_owned(), parameters))
 }

@@ -13,7 +13,6 @@
         clippy::arithmetic_side_effects
     )
 )]
-
 #![allow(
     unreachable_pub,
     reason = "modules say what they offer to each other; the crate's own face is small"
@@ -54,7 +53,11 @@ pub fn run() -> ExitCode {
     }
     if let Err(err) = nix::sys::reboot::set_cad_enabled(false) {
         // Not so on a real machine: in a container Ctrl-Alt-Del is somebody else's.
-        kmsg::write(Priority::Info, "orlop", &format!("Ctrl-Alt-Del stays the kernel's: {err}"));
+        kmsg::write(
+            Priority::Info,
+            "orlop",
+            &format!("Ctrl-Alt-Del stays the kernel's: {err}"),
+        );
     }
     times::record("init.mounts", began_ns);
     let err = match pid1::Pid1::new().and_then(pid1::Pid1::run) {
@@ -64,6 +67,10 @@ pub fn run() -> ExitCode {
             match never {}
         }
     };
-    kmsg::write(Priority::Alert, "orlop", &format!("PID 1 cannot work: {err}"));
+    kmsg::write(
+        Priority::Alert,
+        "orlop",
+        &format!("PID 1 cannot work: {err}"),
+    );
     shutdown::finish(teardown::Action::Reboot)
 }

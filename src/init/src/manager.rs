@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use orlop_boot::times;
 use orlop_sys::kmsg::{self, Priority};
 use orlop_unit::{
-    Action as JobAction, ActiveState, Event, Graph, JobId, JobResult, Jobs, KillMode, LoadState, Loader, Mode,
-    NotifyAccess, Outcome, ProcessEnd, Request, Severity, SpecifierContext, UnitId, UnitName,
+    Action as JobAction, ActiveState, Event, Graph, JobId, JobResult, Jobs, KillMode, LoadState,
+    Loader, Mode, NotifyAccess, Outcome, ProcessEnd, Request, Severity, SpecifierContext, UnitId,
+    UnitName,
 };
 
 use crate::service::{Action, Input, Phase, Role, Run};
@@ -133,7 +134,10 @@ impl Manager {
     }
 
     fn log(&self, priority: Priority, id: UnitId, text: &str) {
-        log(priority, &format!("{}: {text}", self.graph.name(id).as_str()));
+        log(
+            priority,
+            &format!("{}: {text}", self.graph.name(id).as_str()),
+        );
     }
 
     /// Finds a unit, reading its files when it is not known yet, or was not there before.
@@ -183,7 +187,9 @@ impl Manager {
         }
         self.entries.resize_with(self.graph.len(), Entry::default);
         for (id, entry) in self.graph.ids().zip(&mut self.entries) {
-            let Some(unit) = self.graph.unit(id) else { continue };
+            let Some(unit) = self.graph.unit(id) else {
+                continue;
+            };
             match &mut entry.run {
                 Some(run) => {
                     if !std::sync::Arc::ptr_eq(run.unit(), unit) {
@@ -199,7 +205,13 @@ impl Manager {
     ///
     /// # Errors
     /// Why it cannot be done.
-    pub fn request(&mut self, request: Request, id: UnitId, mode: Mode, connection: Option<u64>) -> Result<(), String> {
+    pub fn request(
+        &mut self,
+        request: Request,
+        id: UnitId,
+        mode: Mode,
+        connection: Option<u64>,
+    ) -> Result<(), String> {
         let job = self
             .jobs
             .request(&self.graph, request, id, mode)
@@ -231,8 +243,11 @@ impl Manager {
     fn begin(&mut self, job: JobId, id: UnitId, action: JobAction) {
         let now_ns = times::now_ns();
         let Some(entry) = self.entries.get_mut(id.index()) else {
-            self.jobs
-                .finished(&self.graph, job, Outcome::Failed("the unit is not loaded".to_owned()));
+            self.jobs.finished(
+                &self.graph,
+                job,
+                Outcome::Failed("the unit is not loaded".to_owned()),
+            );
             return;
         };
         entry.job = Some(job);
@@ -242,7 +257,9 @@ impl Manager {
             self.report(id, self.graph.state(id), outcome);
             return;
         }
-        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
         let Some(run) = entry.run.as_mut() else {
             let state = match action {
                 JobAction::Stop { .. } => ActiveState::Inactive,
@@ -255,7 +272,9 @@ impl Manager {
             JobAction::Start => {
                 let limit = run.unit().start_limit;
                 let window_ns = u64::try_from(limit.interval.as_nanos()).unwrap_or(u64::MAX);
-                entry.starts_ns.retain(|t| now_ns.saturating_sub(*t) < window_ns);
+                entry
+                    .starts_ns
+                    .retain(|t| now_ns.saturating_sub(*t) < window_ns);
                 let count = u32::try_from(entry.starts_ns.len()).unwrap_or(u32::MAX);
                 if window_ns > 0 && limit.burst > 0 && count >= limit.burst {
                     Input::LimitHit(format!(
@@ -308,7 +327,9 @@ impl Manager {
             let before = run.active_state();
             let actions = run.step(input, times::now_ns());
             let after = run.active_state();
-            if before != after && let Some(entry) = self.entries.get_mut(id.index()) {
+            if before != after
+                && let Some(entry) = self.entries.get_mut(id.index())
+            {
                 entry.since_ns = times::now_ns();
             }
             self.graph.set_state(id, after);
@@ -332,8 +353,12 @@ impl Manager {
                     return Some(Input::StartFailed(role, failure.result, failure.text));
                 }
             }
-            Action::SignalMain(signal) => self.signal_process(self.entry(id)?.run.as_ref()?.main, signal.0),
-            Action::SignalControl(signal) => self.signal_process(self.entry(id)?.run.as_ref()?.control, signal.0),
+            Action::SignalMain(signal) => {
+                self.signal_process(self.entry(id)?.run.as_ref()?.main, signal.0)
+            }
+            Action::SignalControl(signal) => {
+                self.signal_process(self.entry(id)?.run.as_ref()?.control, signal.0)
+            }
             Action::SignalAll(signal) => {
                 let entry = self.entry(id)?;
                 match &entry.cgroup {
@@ -359,13 +384,20 @@ impl Manager {
             Action::Report(state, outcome) => self.report(id, state, outcome),
             Action::WentDown => self.went_down(id),
             Action::Restart => {
-                if let Err(err) = self.jobs.request(&self.graph, Request::Restart, id, Mode::Replace) {
+                if let Err(err) =
+                    self.jobs
+                        .request(&self.graph, Request::Restart, id, Mode::Replace)
+                {
                     self.log(Priority::Error, id, &format!("cannot be restarted: {err}"));
                 }
             }
             Action::Release => self.release(id),
             Action::Log(is_failure, text) => {
-                let priority = if is_failure { Priority::Warning } else { Priority::Info };
+                let priority = if is_failure {
+                    Priority::Warning
+                } else {
+                    Priority::Info
+                };
                 self.log(priority, id, &text);
             }
         }
@@ -383,7 +415,9 @@ impl Manager {
     }
 
     fn is_empty(&self, id: UnitId) -> bool {
-        let Some(entry) = self.entry(id) else { return true };
+        let Some(entry) = self.entry(id) else {
+            return true;
+        };
         let Some(run) = &entry.run else { return true };
         let alone = run.main.is_none() && run.control.is_none();
         match &entry.cgroup {
@@ -396,7 +430,9 @@ impl Manager {
     }
 
     fn release(&mut self, id: UnitId) {
-        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
         entry.output = None;
         if let Some((path, _)) = entry.cgroup.take() {
             cgroup::remove(&path);
@@ -406,7 +442,13 @@ impl Manager {
         }
     }
 
-    fn spawn(&mut self, id: UnitId, phase: Phase, index: usize, role: Role) -> Result<(), spawn::Failure> {
+    fn spawn(
+        &mut self,
+        id: UnitId,
+        phase: Phase,
+        index: usize,
+        role: Role,
+    ) -> Result<(), spawn::Failure> {
         let failure = |text: String| spawn::Failure {
             result: orlop_unit::ServiceResult::Resources,
             text,
@@ -424,10 +466,15 @@ impl Manager {
         let Some(command) = run.command(phase, index).cloned() else {
             return Err(failure("the command is gone".to_owned()));
         };
-        if entry.cgroup.is_none() && std::path::Path::new(cgroup::ROOT).join("cgroup.procs").exists() {
+        if entry.cgroup.is_none()
+            && std::path::Path::new(cgroup::ROOT)
+                .join("cgroup.procs")
+                .exists()
+        {
             let path = cgroup::path(&unit.name, service.slice.as_ref());
-            let opened = cgroup::create(&path, &service.resources)
-                .map_err(|err| failure(format!("cannot make the cgroup {}: {err}", path.display())))?;
+            let opened = cgroup::create(&path, &service.resources).map_err(|err| {
+                failure(format!("cannot make the cgroup {}: {err}", path.display()))
+            })?;
             entry.oom_kills = cgroup::oom_kills(&path);
             entry.cgroup = Some((path, opened));
         }
@@ -436,12 +483,18 @@ impl Manager {
             let identifier = service.syslog_identifier.as_deref().or(program);
             match self.streams.open(&name, &entry.invocation, identifier) {
                 Ok(write) => entry.output = Some(write),
-                Err(err) => log(Priority::Warning, &format!("{name}: its output is lost: {err}")),
+                Err(err) => log(
+                    Priority::Warning,
+                    &format!("{name}: its output is lost: {err}"),
+                ),
             }
         }
         let journal_socket = if is_journal && role == Role::Main {
             let socket = self.streams.connect();
-            Some(socket.map_err(|err| failure(format!("cannot make the journal's socket: {err}")))?)
+            Some(
+                socket
+                    .map_err(|err| failure(format!("cannot make the journal's socket: {err}")))?,
+            )
         } else {
             None
         };
@@ -462,13 +515,16 @@ impl Manager {
         }
         self.processes
             .insert(spawned.pid, Owner::Unit(id, role, command.program.clone()));
-        self.starting.insert(spawned.pid, (id, role, spawned.status));
+        self.starting
+            .insert(spawned.pid, (id, role, spawned.status));
         Ok(())
     }
 
     /// The pipes that tell how starts went, with the children's numbers.
     pub fn starting(&self) -> impl Iterator<Item = (i32, BorrowedFd<'_>)> {
-        self.starting.iter().map(|(pid, (_, _, fd))| (*pid, fd.as_fd()))
+        self.starting
+            .iter()
+            .map(|(pid, (_, _, fd))| (*pid, fd.as_fd()))
     }
 
     /// A start's pipe can be read.
@@ -489,7 +545,9 @@ impl Manager {
             }),
             Ok(told) => told,
         };
-        let Some((id, role, _)) = self.starting.remove(&pid) else { return };
+        let Some((id, role, _)) = self.starting.remove(&pid) else {
+            return;
+        };
         match told {
             Ok(()) => {
                 if role == Role::Main {
@@ -508,7 +566,10 @@ impl Manager {
                     failure.step as u8,
                     orlop_unit::value::exit_code_name(failure.step as u8).unwrap_or("?")
                 );
-                self.feed(id, Input::StartFailed(role, orlop_unit::ServiceResult::ExitCode, text));
+                self.feed(
+                    id,
+                    Input::StartFailed(role, orlop_unit::ServiceResult::ExitCode, text),
+                );
             }
         }
     }
@@ -520,10 +581,13 @@ impl Manager {
         let owner = self.processes.remove(&pid);
         if let Some(Owner::Unit(id, role, program)) = &owner {
             let program = program.rsplit('/').next().map(str::to_owned);
-            let current = self.entry(*id).and_then(|e| e.run.as_ref()).is_some_and(|run| match role {
-                Role::Main => run.main == Some(pid),
-                Role::Control => run.control == Some(pid),
-            });
+            let current =
+                self.entry(*id)
+                    .and_then(|e| e.run.as_ref())
+                    .is_some_and(|run| match role {
+                        Role::Main => run.main == Some(pid),
+                        Role::Control => run.control == Some(pid),
+                    });
             if current {
                 if *role == Role::Main && self.was_out_of_memory(*id, end) {
                     self.feed(*id, Input::OutOfMemory);
@@ -539,7 +603,9 @@ impl Manager {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return false;
         };
-        let Some((path, _)) = &entry.cgroup else { return false };
+        let Some((path, _)) = &entry.cgroup else {
+            return false;
+        };
         if !matches!(end, ProcessEnd::Killed(orlop_unit::Signal::KILL)) {
             return false;
         }
@@ -567,8 +633,12 @@ impl Manager {
 
     /// What a service said of itself.
     pub fn notified(&mut self, message: notify::Message) {
-        let Some(id) = self.unit_of(message.pid) else { return };
-        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let Some(id) = self.unit_of(message.pid) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
         let Some(run) = &entry.run else { return };
         let trusted = match run.service().notify_access {
             NotifyAccess::None => false,
@@ -608,8 +678,12 @@ impl Manager {
             return Err("only the main process of a unit can hand over its place".to_owned());
         };
         let id = *id;
-        let status = std::fs::read_to_string(format!("/proc/{successor}/status")).unwrap_or_default();
-        let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).map(str::trim);
+        let status =
+            std::fs::read_to_string(format!("/proc/{successor}/status")).unwrap_or_default();
+        let parent = status
+            .lines()
+            .find_map(|l| l.strip_prefix("PPid:"))
+            .map(str::trim);
         if parent != Some("1") {
             return Err(format!("process {successor} is no child of PID 1"));
         }
@@ -617,14 +691,17 @@ impl Manager {
             .lines()
             .find_map(|l| l.strip_prefix("Name:"))
             .map_or_else(String::new, |n| n.trim().to_owned());
-        self.processes.insert(successor, Owner::Unit(id, Role::Main, program));
+        self.processes
+            .insert(successor, Owner::Unit(id, Role::Main, program));
         self.feed(id, Input::MainProcess(successor));
         self.turn();
         Ok(())
     }
 
     fn report(&mut self, id: UnitId, state: ActiveState, outcome: Outcome) {
-        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
         if let Outcome::Failed(text) | Outcome::TimedOut(text) = &outcome {
             entry.failure = Some(text.clone());
         }
@@ -646,7 +723,10 @@ impl Manager {
     fn went_down(&mut self, id: UnitId) {
         let Some(run) = self.run_mut(id) else { return };
         let state = run.active_state();
-        if let (Some(text), true) = (run.failure.clone(), run.result != orlop_unit::ServiceResult::Success) {
+        if let (Some(text), true) = (
+            run.failure.clone(),
+            run.result != orlop_unit::ServiceResult::Success,
+        ) {
             let restarts = run.restarts;
             let delay = run.service().restart_delay;
             let result = run.result.as_str();
@@ -675,8 +755,15 @@ impl Manager {
         };
         let followers: Vec<UnitId> = self.graph.related(id, edge).collect();
         for follower in followers {
-            if let Err(err) = self.jobs.request(&self.graph, Request::Start, follower, Mode::Replace) {
-                self.log(Priority::Error, follower, &format!("cannot be started: {err}"));
+            if let Err(err) =
+                self.jobs
+                    .request(&self.graph, Request::Start, follower, Mode::Replace)
+            {
+                self.log(
+                    Priority::Error,
+                    follower,
+                    &format!("cannot be started: {err}"),
+                );
             }
         }
     }
@@ -694,20 +781,35 @@ impl Manager {
                 match result {
                     JobResult::Done => {
                         let service = self.entry(unit).is_some_and(|e| e.run.is_some());
-                        let description = self.graph.unit(unit).map_or("", |u| u.description.as_str());
+                        let description =
+                            self.graph.unit(unit).map_or("", |u| u.description.as_str());
                         let verb = match kind {
                             orlop_unit::JobKind::Start => "started",
                             orlop_unit::JobKind::Stop => "stopped",
                             orlop_unit::JobKind::Restart => "restarted",
                             orlop_unit::JobKind::Reload => "reloaded",
                         };
-                        let priority = if service { Priority::Info } else { Priority::Debug };
+                        let priority = if service {
+                            Priority::Info
+                        } else {
+                            Priority::Debug
+                        };
                         self.log(priority, unit, &format!("{verb} ({description})"));
                     }
-                    JobResult::Skipped => self.log(Priority::Info, unit, &format!("skipped: {message}")),
-                    JobResult::Canceled => self.log(Priority::Info, unit, &format!("{}: cancelled: {message}", kind.as_str())),
+                    JobResult::Skipped => {
+                        self.log(Priority::Info, unit, &format!("skipped: {message}"))
+                    }
+                    JobResult::Canceled => self.log(
+                        Priority::Info,
+                        unit,
+                        &format!("{}: cancelled: {message}", kind.as_str()),
+                    ),
                     JobResult::Failed | JobResult::TimedOut | JobResult::Dependency => {
-                        self.log(Priority::Error, unit, &format!("{} failed: {message}", kind.as_str()));
+                        self.log(
+                            Priority::Error,
+                            unit,
+                            &format!("{} failed: {message}", kind.as_str()),
+                        );
                     }
                 }
                 for connection in self.waiting.remove(&job).unwrap_or_default() {
@@ -722,7 +824,11 @@ impl Manager {
                 self.log(Priority::Warning, unit, &format!("left out: {cause}"));
             }
             Event::OrderBroken { unit } => {
-                self.log(Priority::Warning, unit, "goes first, because units wait for each other in a circle");
+                self.log(
+                    Priority::Warning,
+                    unit,
+                    "goes first, because units wait for each other in a circle",
+                );
             }
         }
     }
@@ -760,7 +866,9 @@ impl Manager {
 
     /// Forgets a failure and the starts that count towards the limit.
     pub fn reset_failed(&mut self, id: UnitId) {
-        let Some(entry) = self.entries.get_mut(id.index()) else { return };
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
         entry.starts_ns.clear();
         entry.failure = None;
         if self.graph.state(id) == ActiveState::Failed {
@@ -803,15 +911,21 @@ impl Manager {
         let rest: Vec<UnitId> = self
             .graph
             .ids()
-            .filter(|id| !self.graph.state(*id).is_down() && self.graph.name(*id).as_str() != JOURNAL_UNIT)
+            .filter(|id| {
+                !self.graph.state(*id).is_down() && self.graph.name(*id).as_str() != JOURNAL_UNIT
+            })
             .filter(|id| self.entry(*id).is_some_and(|e| e.run.is_some()))
             .collect();
         for id in rest {
-            if let Err(err) = self
-                .jobs
-                .request(&self.graph, Request::Stop, id, Mode::ReplaceIrreversibly)
+            if let Err(err) =
+                self.jobs
+                    .request(&self.graph, Request::Stop, id, Mode::ReplaceIrreversibly)
             {
-                self.log(Priority::Warning, id, &format!("cannot be stopped in order: {err}"));
+                self.log(
+                    Priority::Warning,
+                    id,
+                    &format!("cannot be stopped in order: {err}"),
+                );
             }
         }
         self.turn();
@@ -833,8 +947,14 @@ fn variables(run: &Run, phase: Phase) -> Vec<(String, String)> {
     if let Some(end) = run.main_end {
         let (code, status) = match end {
             ProcessEnd::Exited(code) => ("exited", code.to_string()),
-            ProcessEnd::Killed(signal) => ("killed", signal.to_string().trim_start_matches("SIG").to_owned()),
-            ProcessEnd::Dumped(signal) => ("dumped", signal.to_string().trim_start_matches("SIG").to_owned()),
+            ProcessEnd::Killed(signal) => (
+                "killed",
+                signal.to_string().trim_start_matches("SIG").to_owned(),
+            ),
+            ProcessEnd::Dumped(signal) => (
+                "dumped",
+                signal.to_string().trim_start_matches("SIG").to_owned(),
+            ),
         };
         list.push(("EXIT_CODE".to_owned(), code.to_owned()));
         list.push(("EXIT_STATUS".to_owned(), status));

@@ -47,29 +47,33 @@ pub fn open() -> io::Result<UnixDatagram> {
 pub fn receive(socket: BorrowedFd<'_>) -> Option<Message> {
     loop {
         let mut buffer = [0_u8; MESSAGE_MAX];
-        let mut space = nix::cmsg_space!(nix::sys::socket::UnixCredentials, [std::os::fd::RawFd; 16]);
+        let mut space =
+            nix::cmsg_space!(nix::sys::socket::UnixCredentials, [std::os::fd::RawFd; 16]);
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let (length, pid) = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
-            Ok(message) => {
-                let mut pid = None;
-                for control in message.cmsgs().ok()? {
-                    match control {
-                        ControlMessageOwned::ScmCredentials(credentials) => pid = Some(credentials.pid()),
-                        ControlMessageOwned::ScmRights(descriptors) => {
-                            for descriptor in descriptors {
-                                // Descriptors are not kept for services yet; left open they would pile up.
-                                let _ = nix::unistd::close(descriptor);
+        let (length, pid) =
+            match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+                Ok(message) => {
+                    let mut pid = None;
+                    for control in message.cmsgs().ok()? {
+                        match control {
+                            ControlMessageOwned::ScmCredentials(credentials) => {
+                                pid = Some(credentials.pid())
                             }
+                            ControlMessageOwned::ScmRights(descriptors) => {
+                                for descriptor in descriptors {
+                                    // Descriptors are not kept for services yet; left open they would pile up.
+                                    let _ = nix::unistd::close(descriptor);
+                                }
+                            }
+                            _ => {}
                         }
-                        _ => {}
                     }
+                    (message.bytes, pid)
                 }
-                (message.bytes, pid)
-            }
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(_) => return None,
-        };
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(_) => return None,
+            };
         let Some(pid) = pid else { continue };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         return Some(parse(pid, &text));
@@ -84,7 +88,15 @@ fn parse(pid: i32, text: &str) -> Message {
     for line in text.lines() {
         match line.split_once('=') {
             Some(("READY", "1")) => message.ready = true,
-            Some(("STATUS", status)) => message.status = Some(status.chars().filter(|c| !c.is_control()).take(256).collect()),
+            Some(("STATUS", status)) => {
+                message.status = Some(
+                    status
+                        .chars()
+                        .filter(|c| !c.is_control())
+                        .take(256)
+                        .collect(),
+                )
+            }
             Some(("MAINPID", pid)) => message.main_pid = pid.parse().ok().filter(|p| *p > 1),
             _ => {}
         }
@@ -98,7 +110,10 @@ mod tests {
 
     #[test]
     fn assignments_are_read_and_others_ignored() {
-        let message = parse(7, "READY=1\nSTATUS=at \u{7}work\nMAINPID=42\nFOO=bar\nMAINPID=x");
+        let message = parse(
+            7,
+            "READY=1\nSTATUS=at \u{7}work\nMAINPID=42\nFOO=bar\nMAINPID=x",
+        );
         assert!(message.ready);
         assert_eq!(message.status.as_deref(), Some("at work"));
         assert_eq!(message.main_pid, None);

@@ -74,11 +74,17 @@ impl Pid1 {
     pub fn new() -> io::Result<Self> {
         let control = Server::listen();
         if let Err(err) = &control {
-            log(Priority::Error, &format!("cannot listen at {}: {err}", crate::control::SOCKET));
+            log(
+                Priority::Error,
+                &format!("cannot listen at {}: {err}", crate::control::SOCKET),
+            );
         }
         let notify = notify::open();
         if let Err(err) = &notify {
-            log(Priority::Error, &format!("cannot listen at {}: {err}", notify::SOCKET));
+            log(
+                Priority::Error,
+                &format!("cannot listen at {}: {err}", notify::SOCKET),
+            );
         }
         Ok(Self {
             manager: Manager::new(),
@@ -98,11 +104,15 @@ impl Pid1 {
     /// Those of signalfd(2) and epoll(7), without which PID 1 cannot work.
     pub fn run(mut self) -> io::Result<std::convert::Infallible> {
         let signals = Signals::block(&meaningful_signals())?;
-        self.epoll
-            .add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, token::SIGNALS))?;
+        self.epoll.add(
+            &signals,
+            EpollEvent::new(EpollFlags::EPOLLIN, token::SIGNALS),
+        )?;
         if let Some(control) = &self.control {
-            self.epoll
-                .add(control.listener(), EpollEvent::new(EpollFlags::EPOLLIN, token::CONTROL))?;
+            self.epoll.add(
+                control.listener(),
+                EpollEvent::new(EpollFlags::EPOLLIN, token::CONTROL),
+            )?;
         }
         if let Some(notify) = &self.notify {
             self.epoll
@@ -129,11 +139,18 @@ impl Pid1 {
 
     fn timeout(&self) -> EpollTimeout {
         let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
-        let Some(deadline_ns) = [self.manager.deadline_ns(), own].into_iter().flatten().min() else {
+        let Some(deadline_ns) = [self.manager.deadline_ns(), own]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return EpollTimeout::NONE;
         };
-        let left_ms = deadline_ns.saturating_sub(times::now_ns()).div_ceil(1_000_000);
-        EpollTimeout::try_from(i32::try_from(left_ms).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::ZERO)
+        let left_ms = deadline_ns
+            .saturating_sub(times::now_ns())
+            .div_ceil(1_000_000);
+        EpollTimeout::try_from(i32::try_from(left_ms).unwrap_or(i32::MAX))
+            .unwrap_or(EpollTimeout::ZERO)
     }
 
     fn handle(&mut self, token: u64, flags: EpollFlags, signals: &Signals) {
@@ -145,7 +162,11 @@ impl Pid1 {
             }
             token::CONTROL => self.accept(),
             token::NOTIFY => {
-                while let Some(message) = self.notify.as_ref().and_then(|n| notify::receive(n.as_fd())) {
+                while let Some(message) = self
+                    .notify
+                    .as_ref()
+                    .and_then(|n| notify::receive(n.as_fd()))
+                {
                     self.manager.notified(message);
                 }
             }
@@ -181,7 +202,10 @@ impl Pid1 {
             if self.watched.contains_key(&token) {
                 continue;
             }
-            match self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+            match self
+                .epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            {
                 Ok(()) => {
                     self.watched.insert(token, false);
                 }
@@ -222,7 +246,10 @@ impl Pid1 {
                 continue;
             };
             let token = token::CONNECTION | id;
-            match self.epoll.add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
+            match self
+                .epoll
+                .add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            {
                 Ok(()) => {
                     self.watched.insert(token, false);
                 }
@@ -260,7 +287,10 @@ impl Pid1 {
         let waiting = self.control.as_mut().is_some_and(|c| c.flush(id));
         if self.watched.get(&token).is_some_and(|w| *w != waiting)
             && let Some(fd) = self.control.as_ref().and_then(|c| c.connection(id))
-            && self.epoll.modify(fd, &mut EpollEvent::new(polled(waiting), token)).is_ok()
+            && self
+                .epoll
+                .modify(fd, &mut EpollEvent::new(polled(waiting), token))
+                .is_ok()
         {
             self.watched.insert(token, waiting);
         }
@@ -269,7 +299,8 @@ impl Pid1 {
     fn answer(&mut self) {
         for answer in self.manager.take_answers() {
             if let Some(control) = &mut self.control {
-                let parameters = serde_json::json!({ "result": answer.result, "message": answer.message });
+                let parameters =
+                    serde_json::json!({ "result": answer.result, "message": answer.message });
                 control.reply(answer.connection, &parameters);
             }
             self.rewatch(answer.connection);
@@ -313,7 +344,9 @@ impl Pid1 {
                     self.callers.remove(&connection);
                     let code = match end {
                         ProcessEnd::Exited(code) => i32::from(code),
-                        ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => signal.0.saturating_add(128),
+                        ProcessEnd::Killed(signal) | ProcessEnd::Dumped(signal) => {
+                            signal.0.saturating_add(128)
+                        }
                     };
                     if let Some(control) = &mut self.control {
                         control.reply(connection, &serde_json::json!({ "code": code }));
@@ -332,7 +365,10 @@ impl Pid1 {
         match spawn::start_role("setup") {
             Ok(pid) => self.manager.adopt(pid, Owner::Setup),
             Err(err) => {
-                log(Priority::Critical, &format!("cannot start the setup: {err}"));
+                log(
+                    Priority::Critical,
+                    &format!("cannot start the setup: {err}"),
+                );
                 self.start_units();
             }
         }
@@ -340,7 +376,10 @@ impl Pid1 {
 
     fn setup_ended(&mut self, end: ProcessEnd) {
         if end != ProcessEnd::Exited(0) {
-            let text = format!("the setup {}; the machine goes on with what it has", crate::service::describe(end));
+            let text = format!(
+                "the setup {}; the machine goes on with what it has",
+                crate::service::describe(end)
+            );
             log(Priority::Error, &text);
         }
         times::record("setup", self.setup_began_ns);
@@ -349,16 +388,25 @@ impl Pid1 {
 
     fn start_units(&mut self) {
         let command_line = CommandLine::read().unwrap_or_else(|_| CommandLine::parse(""));
-        let target = command_line.value("systemd.unit").unwrap_or("default.target").to_owned();
+        let target = command_line
+            .value("systemd.unit")
+            .unwrap_or("default.target")
+            .to_owned();
         let mut wanted = vec![target];
         if let Some(terminal) = command_line.value("orlop.shell") {
-            wanted.push(format!("console-shell@{}.service", terminal.trim_start_matches("/dev/")));
+            wanted.push(format!(
+                "console-shell@{}.service",
+                terminal.trim_start_matches("/dev/")
+            ));
         }
         for name in wanted {
-            let started = UnitName::parse(&name).map_err(|err| err.to_string()).and_then(|name| {
-                let id = self.manager.load(&name);
-                self.manager.request(Request::Start, id, Mode::Replace, None)
-            });
+            let started = UnitName::parse(&name)
+                .map_err(|err| err.to_string())
+                .and_then(|name| {
+                    let id = self.manager.load(&name);
+                    self.manager
+                        .request(Request::Start, id, Mode::Replace, None)
+                });
             if let Err(err) = started {
                 log(Priority::Error, &format!("cannot start {name}: {err}"));
             }
@@ -374,21 +422,37 @@ impl Pid1 {
         log(Priority::Notice, &format!("{}: {why}", words(action)));
         let deadline_ns = times::now_ns().saturating_add(STOP_LIMIT_NS);
         self.ending = Some((action, Ending::Ordered, deadline_ns));
-        let stopped = UnitName::parse("shutdown.target").map_err(|err| err.to_string()).and_then(|name| {
-            let id = self.manager.load(&name);
-            self.manager.request(Request::Start, id, Mode::ReplaceIrreversibly, None)
-        });
+        let stopped = UnitName::parse("shutdown.target")
+            .map_err(|err| err.to_string())
+            .and_then(|name| {
+                let id = self.manager.load(&name);
+                self.manager
+                    .request(Request::Start, id, Mode::ReplaceIrreversibly, None)
+            });
         if let Err(err) = stopped {
-            log(Priority::Error, &format!("cannot stop the units in order: {err}"));
+            log(
+                Priority::Error,
+                &format!("cannot stop the units in order: {err}"),
+            );
         }
     }
 
     /// What follows from all that happened in one turn of the loop.
     fn after(&mut self) {
         let idle = self.manager.jobs.is_empty();
-        if idle && self.manager.is_booting() && self.setup_began_ns > 0 && !self.manager.graph.is_empty() {
+        if idle
+            && self.manager.is_booting()
+            && self.setup_began_ns > 0
+            && !self.manager.graph.is_empty()
+        {
             self.manager.booted();
-            log(Priority::Notice, &format!("boot is complete, {} ms after the kernel", times::now_ns() / 1_000_000));
+            log(
+                Priority::Notice,
+                &format!(
+                    "boot is complete, {} ms after the kernel",
+                    times::now_ns() / 1_000_000
+                ),
+            );
         }
         let Some((action, stage, deadline_ns)) = self.ending else {
             return;
@@ -398,7 +462,10 @@ impl Pid1 {
             return;
         }
         if late {
-            log(Priority::Error, "units did not stop in time; going on without them");
+            log(
+                Priority::Error,
+                "units did not stop in time; going on without them",
+            );
         }
         match stage {
             Ending::Ordered if !late => {

@@ -63,11 +63,17 @@ impl Pid1 {
             _ => call.uid == 0,
         };
         if !allowed {
-            return Err((DENIED, format!("{} takes root: try it with sudo", call.method)));
+            return Err((
+                DENIED,
+                format!("{} takes root: try it with sudo", call.method),
+            ));
         }
         match call.method.as_str() {
             "List" => {
-                let all = parameters.get("all").and_then(Value::as_bool).unwrap_or(false);
+                let all = parameters
+                    .get("all")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false);
                 Ok(Some(self.list(all)))
             }
             "Show" => {
@@ -88,9 +94,16 @@ impl Pid1 {
             }
             "Kill" => {
                 let id = self.find(parameters)?;
-                let signal = parameters.get("signal").and_then(Value::as_i64).unwrap_or(15);
-                let whom = parameters.get("whom").and_then(Value::as_str).unwrap_or("all");
-                let signal = i32::try_from(signal).map_err(|_| (FAILED, "no such signal".to_owned()))?;
+                let signal = parameters
+                    .get("signal")
+                    .and_then(Value::as_i64)
+                    .unwrap_or(15);
+                let whom = parameters
+                    .get("whom")
+                    .and_then(Value::as_str)
+                    .unwrap_or("all");
+                let signal =
+                    i32::try_from(signal).map_err(|_| (FAILED, "no such signal".to_owned()))?;
                 self.manager.kill(id, signal, whom);
                 Ok(Some(json!({})))
             }
@@ -101,13 +114,19 @@ impl Pid1 {
             "Shutdown" => self.shut_down(parameters),
             "HandOff" => {
                 let successor = successor(&call)?;
-                self.manager.hand_off(call.pid, successor).map_err(|err| (FAILED, err))?;
+                self.manager
+                    .hand_off(call.pid, successor)
+                    .map_err(|err| (FAILED, err))?;
                 Ok(Some(json!({})))
             }
             "Run" => self.run_program(connection, &call),
             "Signal" => {
-                let signal = parameters.get("signal").and_then(Value::as_i64).unwrap_or(15);
-                if let (Some(pid), Ok(signal)) = (self.callers.get(&connection), i32::try_from(signal))
+                let signal = parameters
+                    .get("signal")
+                    .and_then(Value::as_i64)
+                    .unwrap_or(15);
+                if let (Some(pid), Ok(signal)) =
+                    (self.callers.get(&connection), i32::try_from(signal))
                     && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
                 {
                     // The program leads a session of its own; its whole group is meant, as on a terminal.
@@ -121,7 +140,8 @@ impl Pid1 {
 
     fn find(&mut self, parameters: &Value) -> Result<UnitId, Refusal> {
         let name = text(parameters, "unit")?;
-        let parsed = UnitName::parse(name).map_err(|err| (NO_SUCH_UNIT, format!("{name}: {err}")))?;
+        let parsed =
+            UnitName::parse(name).map_err(|err| (NO_SUCH_UNIT, format!("{name}: {err}")))?;
         let id = self.manager.load(&parsed);
         match self.manager.graph.load_state(id) {
             LoadState::NotFound => Err((NO_SUCH_UNIT, format!("unit {name} not found"))),
@@ -142,7 +162,10 @@ impl Pid1 {
         if let LoadState::Failed(problem) = self.manager.graph.load_state(id) {
             return Err((FAILED, problem.to_string()));
         }
-        let block = parameters.get("block").and_then(Value::as_bool).unwrap_or(true);
+        let block = parameters
+            .get("block")
+            .and_then(Value::as_bool)
+            .unwrap_or(true);
         self.manager
             .request(request, id, Mode::Replace, block.then_some(connection))
             .map_err(|err| (FAILED, err))?;
@@ -156,7 +179,11 @@ impl Pid1 {
             "halt" => Action::Halt,
             other => return Err((FAILED, format!("there is no action {other}"))),
         };
-        if parameters.get("force").and_then(Value::as_bool).unwrap_or(false) {
+        if parameters
+            .get("force")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+        {
             shutdown::finish(action);
         }
         self.end(action, "asked by a command");
@@ -165,7 +192,10 @@ impl Pid1 {
 
     fn run_program(&mut self, connection: u64, call: &Call) -> Result<Option<Value>, Refusal> {
         if self.callers.contains_key(&connection) {
-            return Err((FAILED, "a program runs on this connection already".to_owned()));
+            return Err((
+                FAILED,
+                "a program runs on this connection already".to_owned(),
+            ));
         }
         let argv = texts(&call.parameters, "argv");
         let environment = texts(&call.parameters, "environment");
@@ -197,7 +227,10 @@ impl Pid1 {
         let graph = &self.manager.graph;
         let run = self.manager.entry(id).and_then(|e| e.run.as_ref());
         let active = graph.state(id);
-        let sub = run.map_or(if active.is_up() { "active" } else { "dead" }, crate::service::Run::sub_state);
+        let sub = run.map_or(
+            if active.is_up() { "active" } else { "dead" },
+            crate::service::Run::sub_state,
+        );
         json!({
             "name": graph.name(id).as_str(),
             "description": graph.unit(id).map_or("", |u| u.description.as_str()),
@@ -216,7 +249,9 @@ impl Pid1 {
     fn show(&self, id: UnitId) -> Value {
         let graph = &self.manager.graph;
         let mut shown = self.summary(id);
-        let Some(map) = shown.as_object_mut() else { return shown };
+        let Some(map) = shown.as_object_mut() else {
+            return shown;
+        };
         let mut set = |key: &str, value: Value| {
             map.insert(key.to_owned(), value);
         };
@@ -231,12 +266,23 @@ impl Pid1 {
             .manager
             .jobs
             .job_of(id)
-            .map(|job| self.manager.jobs.waits_for(graph, job.unit).map(|u| graph.name(u).as_str()).collect())
+            .map(|job| {
+                self.manager
+                    .jobs
+                    .waits_for(graph, job.unit)
+                    .map(|u| graph.name(u).as_str())
+                    .collect()
+            })
             .unwrap_or_default();
         set("waits_for", json!(waits));
-        let wanted_by: Vec<&str> = graph.related(id, Edge::WantedBy).map(|u| graph.name(u).as_str()).collect();
+        let wanted_by: Vec<&str> = graph
+            .related(id, Edge::WantedBy)
+            .map(|u| graph.name(u).as_str())
+            .collect();
         set("wanted_by", json!(wanted_by));
-        let Some(entry) = self.manager.entry(id) else { return shown };
+        let Some(entry) = self.manager.entry(id) else {
+            return shown;
+        };
         let age_ns = times::now_ns().saturating_sub(entry.since_ns);
         set("state_age_ms", json!(age_ns / 1_000_000));
         set("invocation", json!(entry.invocation));
@@ -247,13 +293,21 @@ impl Pid1 {
             set("control_pid", json!(run.control));
             set("result", json!(run.result.as_str()));
             set("restarts", json!(run.restarts));
-            if graph.state(id) == ActiveState::Failed || run.result != orlop_unit::ServiceResult::Success {
-                set("failure", json!(run.failure.as_ref().or(entry.failure.as_ref())));
+            if graph.state(id) == ActiveState::Failed
+                || run.result != orlop_unit::ServiceResult::Success
+            {
+                set(
+                    "failure",
+                    json!(run.failure.as_ref().or(entry.failure.as_ref())),
+                );
             }
         }
         if let Some((path, _)) = &entry.cgroup {
             let (memory_bytes, cpu_us) = cgroup::usage(path);
-            set("cgroup", json!(path.strip_prefix(cgroup::ROOT).unwrap_or(path)));
+            set(
+                "cgroup",
+                json!(path.strip_prefix(cgroup::ROOT).unwrap_or(path)),
+            );
             set("memory_bytes", json!(memory_bytes));
             set("cpu_us", json!(cpu_us));
             let processes: Vec<Value> = cgroup::processes(path, PROCESSES_SHOWN)
@@ -280,7 +334,15 @@ fn successor(call: &Call) -> Result<i32, Refusal> {
     };
     std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
         .ok()
-        .and_then(|info| info.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok()))
+        .and_then(|info| {
+            info.lines()
+                .find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok())
+        })
         .filter(|pid| *pid > 1)
-        .ok_or_else(|| (FAILED, "the descriptor is no pidfd of a living process".to_owned()))
+        .ok_or_else(|| {
+            (
+                FAILED,
+                "the descriptor is no pidfd of a living process".to_owned(),
+            )
+        })
 }

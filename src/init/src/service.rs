@@ -7,7 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_unit::{ActiveState, Command, KillMode, Outcome, ProcessEnd, Service, ServiceResult, ServiceType, Signal, Unit};
+use orlop_unit::{
+    ActiveState, Command, KillMode, Outcome, ProcessEnd, Service, ServiceResult, ServiceType,
+    Signal, Unit,
+};
 
 /// What a process is to its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,9 +235,9 @@ impl Run {
             State::Dead => ActiveState::Inactive,
             State::Failed => ActiveState::Failed,
             State::Commands(Phase::Reload) => ActiveState::Reloading,
-            State::Commands(Phase::Stop | Phase::StopPost) | State::Terminating | State::Killing => {
-                ActiveState::Deactivating
-            }
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => ActiveState::Deactivating,
             State::Commands(_) | State::Awaiting | State::AutoRestart => ActiveState::Activating,
             State::Running | State::Exited => ActiveState::Active,
         }
@@ -293,12 +296,19 @@ impl Run {
             Input::Stop => self.stop(now_ns, &mut actions),
             Input::Reload => self.reload(now_ns, &mut actions),
             Input::Executing => self.executing(now_ns, &mut actions),
-            Input::StartFailed(role, result, text) => self.start_failed(role, result, text, now_ns, &mut actions),
-            Input::Ended(Role::Main, end, program) => self.main_ended(end, program, now_ns, &mut actions),
-            Input::Ended(Role::Control, end, program) => self.control_ended(end, program, now_ns, &mut actions),
+            Input::StartFailed(role, result, text) => {
+                self.start_failed(role, result, text, now_ns, &mut actions)
+            }
+            Input::Ended(Role::Main, end, program) => {
+                self.main_ended(end, program, now_ns, &mut actions)
+            }
+            Input::Ended(Role::Control, end, program) => {
+                self.control_ended(end, program, now_ns, &mut actions)
+            }
             Input::OutOfMemory => {
                 self.result = ServiceResult::OomKill;
-                self.failure = Some("killed by the kernel because it used more memory than it may".to_owned());
+                self.failure =
+                    Some("killed by the kernel because it used more memory than it may".to_owned());
             }
             Input::Ready => {
                 if self.state == State::Awaiting && !self.waits_for_hand_over() {
@@ -323,10 +333,13 @@ impl Run {
     /// `docker run` of a plain unit file counts as started when its container is, like a `.container` file's.
     fn starts_container(&self) -> bool {
         self.service.service_type == ServiceType::Container
-            || (matches!(self.service.service_type, ServiceType::Simple | ServiceType::Exec)
-                && self.service.exec_start.iter().any(|c| {
-                    c.program.rsplit('/').next() == Some("docker") && c.words.first().is_some_and(|w| w == "run")
-                }))
+            || (matches!(
+                self.service.service_type,
+                ServiceType::Simple | ServiceType::Exec
+            ) && self.service.exec_start.iter().any(|c| {
+                c.program.rsplit('/').next() == Some("docker")
+                    && c.words.first().is_some_and(|w| w == "run")
+            }))
     }
 
     /// The container's first process has not taken the place of its starter yet.
@@ -352,9 +365,17 @@ impl Run {
                 self.deadline_ns = after(now_ns, self.start_timeout());
                 self.enter(Phase::Condition, 0, now_ns, actions);
             }
-            State::Commands(Phase::Condition | Phase::StartPre | Phase::Start | Phase::StartPost | Phase::Reload)
+            State::Commands(
+                Phase::Condition
+                | Phase::StartPre
+                | Phase::Start
+                | Phase::StartPost
+                | Phase::Reload,
+            )
             | State::Awaiting => {}
-            State::Commands(Phase::Stop | Phase::StopPost) | State::Terminating | State::Killing => {
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {
                 self.start_next = true;
             }
         }
@@ -369,7 +390,8 @@ impl Run {
         self.state = State::Commands(phase);
         self.index = index;
         if index < self.commands(phase).len() {
-            let role = if phase == Phase::Start && self.service.service_type != ServiceType::Forking {
+            let role = if phase == Phase::Start && self.service.service_type != ServiceType::Forking
+            {
                 Role::Main
             } else {
                 Role::Control
@@ -418,7 +440,9 @@ impl Run {
         }
         match self.service.service_type {
             ServiceType::Oneshot | ServiceType::Forking => {}
-            ServiceType::Notify | ServiceType::NotifyReload | ServiceType::Container => self.state = State::Awaiting,
+            ServiceType::Notify | ServiceType::NotifyReload | ServiceType::Container => {
+                self.state = State::Awaiting
+            }
             ServiceType::Simple | ServiceType::Exec | ServiceType::Idle => {
                 if self.starts_container() {
                     self.state = State::Awaiting;
@@ -429,7 +453,14 @@ impl Run {
         }
     }
 
-    fn start_failed(&mut self, role: Role, result: ServiceResult, text: String, now_ns: u64, actions: &mut Vec<Action>) {
+    fn start_failed(
+        &mut self,
+        role: Role,
+        result: ServiceResult,
+        text: String,
+        now_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
         match role {
             Role::Main => self.main = None,
             Role::Control => self.control = None,
@@ -437,7 +468,10 @@ impl Run {
         let State::Commands(phase) = self.state else {
             return;
         };
-        if self.command(phase, self.index).is_some_and(|c| c.flags.ignore_failure) {
+        if self
+            .command(phase, self.index)
+            .is_some_and(|c| c.flags.ignore_failure)
+        {
             actions.push(Action::Log(false, format!("{text} (ignored)")));
             self.enter(phase, self.index.saturating_add(1), now_ns, actions);
             return;
@@ -447,7 +481,14 @@ impl Run {
     }
 
     /// A command that matters failed.
-    fn command_failed(&mut self, phase: Phase, result: ServiceResult, text: String, now_ns: u64, actions: &mut Vec<Action>) {
+    fn command_failed(
+        &mut self,
+        phase: Phase,
+        result: ServiceResult,
+        text: String,
+        now_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
         match phase {
             Phase::Reload => {
                 self.reloaded(Outcome::Failed(text), actions);
@@ -475,11 +516,20 @@ impl Run {
         }
     }
 
-    fn main_ended(&mut self, end: ProcessEnd, program: Option<String>, now_ns: u64, actions: &mut Vec<Action>) {
+    fn main_ended(
+        &mut self,
+        end: ProcessEnd,
+        program: Option<String>,
+        now_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
         self.main = None;
         self.main_end = Some(end);
         let result = self.service.judge(end, true);
-        let name = program.map_or_else(|| "the main process".to_owned(), |p| format!("the main process ({p})"));
+        let name = program.map_or_else(
+            || "the main process".to_owned(),
+            |p| format!("the main process ({p})"),
+        );
         let text = format!("{name} {}", describe(end));
         let clean = result == ServiceResult::Success;
         let ignore = self
@@ -496,7 +546,11 @@ impl Run {
             }
             State::Commands(Phase::Start) | State::Awaiting => {
                 let (result, text) = if clean {
-                    let awaited = if self.starts_container() { "its container ran" } else { "it was ready" };
+                    let awaited = if self.starts_container() {
+                        "its container ran"
+                    } else {
+                        "it was ready"
+                    };
                     (ServiceResult::Protocol, format!("{text} before {awaited}"))
                 } else {
                     (result, text)
@@ -525,7 +579,9 @@ impl Run {
                     self.blame(result, text);
                 }
             }
-            State::Commands(Phase::Stop | Phase::StopPost) | State::Terminating | State::Killing => {
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {
                 if !clean && !self.stop_requested {
                     self.blame(result, text);
                 } else if matches!(end, ProcessEnd::Exited(code) if code != 0) && !clean {
@@ -543,7 +599,13 @@ impl Run {
         }
     }
 
-    fn control_ended(&mut self, end: ProcessEnd, program: Option<String>, now_ns: u64, actions: &mut Vec<Action>) {
+    fn control_ended(
+        &mut self,
+        end: ProcessEnd,
+        program: Option<String>,
+        now_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
         self.control = None;
         let State::Commands(phase) = self.state else {
             return;
@@ -551,7 +613,9 @@ impl Run {
         let result = self.service.judge(end, false);
         let command = self.command(phase, self.index);
         let ignore = command.is_some_and(|c| c.flags.ignore_failure);
-        let name = program.or_else(|| command.map(|c| c.program.clone())).unwrap_or_default();
+        let name = program
+            .or_else(|| command.map(|c| c.program.clone()))
+            .unwrap_or_default();
         let text = format!("{}{name} {}", phase.directive(), describe(end));
         if phase == Phase::Condition
             && let ProcessEnd::Exited(1..=254) = end
@@ -577,9 +641,15 @@ impl Run {
 
     fn main_process(&mut self, pid: i32, now_ns: u64, actions: &mut Vec<Action>) {
         self.main = Some(pid);
-        if matches!(self.state, State::Awaiting | State::Commands(Phase::Start)) && self.waits_for_hand_over() {
+        if matches!(self.state, State::Awaiting | State::Commands(Phase::Start))
+            && self.waits_for_hand_over()
+        {
             self.started = true;
-            let payload_notifies = self.service.container.as_ref().is_some_and(|c| c.payload_notifies);
+            let payload_notifies = self
+                .service
+                .container
+                .as_ref()
+                .is_some_and(|c| c.payload_notifies);
             if payload_notifies {
                 self.state = State::Awaiting;
             } else {
@@ -601,7 +671,11 @@ impl Run {
     }
 
     fn reloaded(&mut self, outcome: Outcome, actions: &mut Vec<Action>) {
-        self.state = if self.main.is_some() { State::Running } else { State::Exited };
+        self.state = if self.main.is_some() {
+            State::Running
+        } else {
+            State::Exited
+        };
         self.deadline_ns = None;
         if self.job {
             self.job = false;
@@ -624,8 +698,12 @@ impl Run {
                 self.job = false;
                 actions.push(Action::Report(ActiveState::Inactive, Outcome::Done));
             }
-            State::Running | State::Exited | State::Commands(Phase::Reload) => self.begin_stop(now_ns, actions),
-            State::Commands(Phase::Stop | Phase::StopPost) | State::Terminating | State::Killing => {}
+            State::Running | State::Exited | State::Commands(Phase::Reload) => {
+                self.begin_stop(now_ns, actions)
+            }
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {}
             State::Commands(_) | State::Awaiting => self.terminate(now_ns, actions),
         }
     }
@@ -664,7 +742,9 @@ impl Run {
     fn is_gone(&self, empty: bool) -> bool {
         match self.service.kill_mode {
             KillMode::ControlGroup | KillMode::Mixed => empty,
-            KillMode::Process | KillMode::None => empty || (self.main.is_none() && self.control.is_none()),
+            KillMode::Process | KillMode::None => {
+                empty || (self.main.is_none() && self.control.is_none())
+            }
         }
     }
 
@@ -682,9 +762,17 @@ impl Run {
         self.deadline_ns = None;
         actions.push(Action::KillAll);
         actions.push(Action::Release);
-        let bad = !matches!(self.result, ServiceResult::Success | ServiceResult::ExecCondition);
-        let rest = if bad && !self.stop_requested { State::Failed } else { State::Dead };
-        let restarts = !self.stop_requested && self.service.restarts_after(self.result, self.main_end);
+        let bad = !matches!(
+            self.result,
+            ServiceResult::Success | ServiceResult::ExecCondition
+        );
+        let rest = if bad && !self.stop_requested {
+            State::Failed
+        } else {
+            State::Dead
+        };
+        let restarts =
+            !self.stop_requested && self.service.restarts_after(self.result, self.main_end);
         if self.start_next {
             self.state = State::Dead;
             self.start(now_ns, actions);
@@ -705,7 +793,10 @@ impl Run {
             } else if let Some(text) = self.skipped.take() {
                 Outcome::Skipped(text)
             } else {
-                let text = self.failure.clone().unwrap_or_else(|| "it ended".to_owned());
+                let text = self
+                    .failure
+                    .clone()
+                    .unwrap_or_else(|| "it ended".to_owned());
                 match self.result {
                     ServiceResult::Timeout => Outcome::TimedOut(text),
                     _ => Outcome::Failed(text),
@@ -721,7 +812,10 @@ impl Run {
         self.deadline_ns = None;
         match self.state {
             State::AutoRestart => actions.push(Action::Restart),
-            State::Commands(Phase::Condition | Phase::StartPre | Phase::Start | Phase::StartPost) | State::Awaiting => {
+            State::Commands(
+                Phase::Condition | Phase::StartPre | Phase::Start | Phase::StartPost,
+            )
+            | State::Awaiting => {
                 let seconds = self.start_timeout().unwrap_or_default().as_secs();
                 let awaited = match self.state {
                     State::Commands(phase) => format!("{} ran", phase.directive()),
@@ -734,7 +828,10 @@ impl Run {
             }
             State::Commands(Phase::Reload) => {
                 actions.push(Action::SignalControl(Signal::KILL));
-                self.reloaded(Outcome::TimedOut("the reload took too long".to_owned()), actions);
+                self.reloaded(
+                    Outcome::TimedOut("the reload took too long".to_owned()),
+                    actions,
+                );
             }
             State::Running => {
                 let text = "it ran as long as RuntimeMaxSec= allows".to_owned();
@@ -742,7 +839,9 @@ impl Run {
                 self.blame(ServiceResult::Timeout, text);
                 self.begin_stop(now_ns, actions);
             }
-            State::Commands(Phase::Stop | Phase::StopPost) | State::Terminating | State::Killing => {
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {
                 self.stop_took_too_long(now_ns, actions);
             }
             State::Dead | State::Failed | State::Exited => {}
@@ -753,7 +852,8 @@ impl Run {
         let seconds = self.service.timeout_stop.unwrap_or_default().as_secs();
         match self.state {
             State::Commands(Phase::StopPost) | State::Killing => {
-                let text = format!("processes are left {seconds} s after SIGKILL; giving up on them");
+                let text =
+                    format!("processes are left {seconds} s after SIGKILL; giving up on them");
                 actions.push(Action::Log(true, text.clone()));
                 self.blame(ServiceResult::Timeout, text);
                 self.down(now_ns, actions);
@@ -770,7 +870,10 @@ impl Run {
                 actions.push(Action::Log(true, text.clone()));
                 self.blame(ServiceResult::Timeout, text);
                 self.state = State::Killing;
-                self.deadline_ns = after(now_ns, self.service.timeout_stop.or(Some(Duration::from_secs(90))));
+                self.deadline_ns = after(
+                    now_ns,
+                    self.service.timeout_stop.or(Some(Duration::from_secs(90))),
+                );
                 actions.push(Action::KillAll);
             }
         }

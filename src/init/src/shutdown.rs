@@ -27,7 +27,11 @@ pub fn words(action: Action) -> &'static str {
 pub fn finish(action: Action) -> ! {
     teardown::kill_everyone(Signal::SIGTERM);
     if !all_gone() {
-        kmsg::write(Priority::Warning, "orlop", "processes are left after SIGTERM, and are killed");
+        kmsg::write(
+            Priority::Warning,
+            "orlop",
+            "processes are left after SIGTERM, and are killed",
+        );
         teardown::kill_everyone(Signal::SIGKILL);
         if !all_gone() {
             kmsg::write(Priority::Error, "orlop", "processes are left after SIGKILL");
@@ -38,7 +42,11 @@ pub fn finish(action: Action) -> ! {
     }
     kmsg::write(Priority::Notice, "orlop", &format!("{} now", words(action)));
     let refusal = teardown::final_step(action);
-    kmsg::write(Priority::Alert, "orlop", &format!("the machine does not end: {refusal}"));
+    kmsg::write(
+        Priority::Alert,
+        "orlop",
+        &format!("the machine does not end: {refusal}"),
+    );
     loop {
         // Ending as PID 1 would be a kernel panic; the operator has the line above.
         nix::unistd::pause();
@@ -68,7 +76,8 @@ fn all_gone() -> bool {
             std::os::fd::AsFd::as_fd(&signals),
             nix::poll::PollFlags::POLLIN,
         )];
-        let timeout = nix::poll::PollTimeout::try_from(left_ms).unwrap_or(nix::poll::PollTimeout::MAX);
+        let timeout =
+            nix::poll::PollTimeout::try_from(left_ms).unwrap_or(nix::poll::PollTimeout::MAX);
         // Interrupted or timed out: the loop looks again.
         let _ = nix::poll::poll(&mut polled, timeout);
         while signals.next().is_some() {}

@@ -56,24 +56,44 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// [`Failure`]; what fails after the clone arrives through [`Spawned::status`].
-pub fn start(unit: &Unit, service: &Service, command: &Command, around: &Surroundings<'_>) -> Result<Spawned, Failure> {
+pub fn start(
+    unit: &Unit,
+    service: &Service,
+    command: &Command,
+    around: &Surroundings<'_>,
+) -> Result<Spawned, Failure> {
     let user = resolve_user(service, command)?;
     let environment = environment(unit, service, user.as_ref(), around)?;
     let arguments = if command.flags.no_expansion {
-        std::iter::once(command.argv0.clone().unwrap_or_else(|| command.program.clone()))
-            .chain(command.words.iter().cloned())
-            .collect()
+        std::iter::once(
+            command
+                .argv0
+                .clone()
+                .unwrap_or_else(|| command.program.clone()),
+        )
+        .chain(command.words.iter().cloned())
+        .collect()
     } else {
         command.expand(environment.as_slice())
     };
     let program = find_program(&command.program)?;
-    if user.is_some() || !service.state_directory.paths.is_empty() || !service.runtime_directory.paths.is_empty() {
+    if user.is_some()
+        || !service.state_directory.paths.is_empty()
+        || !service.runtime_directory.paths.is_empty()
+    {
         make_directories(service, user.as_ref())?;
     }
     let stdio = open_stdio(service, around)?;
-    let directory = match (&service.working_directory.path, service.working_directory.home) {
+    let directory = match (
+        &service.working_directory.path,
+        service.working_directory.home,
+    ) {
         (_, true) => user.as_ref().map_or("/root", |u| u.home.as_str()),
-        (Some(path), false) if !(service.working_directory.optional && !Path::new(path).is_dir()) => path.as_str(),
+        (Some(path), false)
+            if !(service.working_directory.optional && !Path::new(path).is_dir()) =>
+        {
+            path.as_str()
+        }
         _ => "/",
     };
     let argv = strings(arguments.iter().map(String::as_str))?;
@@ -103,7 +123,8 @@ pub fn start(unit: &Unit, service: &Service, command: &Command, around: &Surroun
         controlling_terminal: stdio.is_terminal,
         no_new_privileges: false,
     };
-    orlop_sys::process::spawn(&exec).map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
+    orlop_sys::process::spawn(&exec)
+        .map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
 }
 
 fn string(text: &str) -> Result<CString, Failure> {
@@ -191,10 +212,18 @@ fn environment(
         ("STATE_DIRECTORY", "/var/lib", &service.state_directory),
         ("CACHE_DIRECTORY", "/var/cache", &service.cache_directory),
         ("LOGS_DIRECTORY", "/var/log", &service.logs_directory),
-        ("CONFIGURATION_DIRECTORY", "/etc", &service.configuration_directory),
+        (
+            "CONFIGURATION_DIRECTORY",
+            "/etc",
+            &service.configuration_directory,
+        ),
     ] {
         if !directories.paths.is_empty() {
-            let paths: Vec<String> = directories.paths.iter().map(|p| format!("{root}/{p}")).collect();
+            let paths: Vec<String> = directories
+                .paths
+                .iter()
+                .map(|p| format!("{root}/{p}"))
+                .collect();
             set(variable, &paths.join(":"));
         }
     }
@@ -209,7 +238,10 @@ fn environment(
             Ok(text) => text,
             Err(_) if file.optional => continue,
             Err(err) => {
-                return Err(Failure::resources(format!("EnvironmentFile={}: {err}", file.path)));
+                return Err(Failure::resources(format!(
+                    "EnvironmentFile={}: {err}",
+                    file.path
+                )));
             }
         };
         for (name, value) in orlop_unit::parse_environment_file(&text) {
@@ -232,10 +264,14 @@ fn find_program(name: &str) -> Result<String, Failure> {
     SEARCH_PATH
         .split(':')
         .map(|directory| format!("{directory}/{name}"))
-        .find(|path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+        .find(|path| {
+            fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        })
         .ok_or_else(|| Failure {
             result: ServiceResult::ExitCode,
-            text: format!("cannot execute {name}: it is in none of {SEARCH_PATH} (status 203/EXEC)"),
+            text: format!(
+                "cannot execute {name}: it is in none of {SEARCH_PATH} (status 203/EXEC)"
+            ),
         })
 }
 
@@ -251,7 +287,9 @@ fn make_directories(service: &Service, user: Option<&Identity>) -> Result<(), Fa
         for path in &directories.paths {
             let path = format!("{root}/{path}");
             let made = fs::create_dir_all(&path)
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(directories.mode)))
+                .and_then(|()| {
+                    fs::set_permissions(&path, fs::Permissions::from_mode(directories.mode))
+                })
                 .and_then(|()| match user {
                     Some(user) if root != "/etc" => {
                         std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))
@@ -285,7 +323,9 @@ impl Stdio {
     }
 
     fn error(&self) -> BorrowedFd<'_> {
-        self.error.as_ref().map_or_else(|| self.output(), |e| e.as_fd())
+        self.error
+            .as_ref()
+            .map_or_else(|| self.output(), |e| e.as_fd())
     }
 }
 
@@ -313,24 +353,28 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
         fd.try_clone_to_owned()
             .map_err(|err| Failure::resources(format!("cannot copy a descriptor: {err}")))
     };
-    let stream = |output: &Output, inherited: Option<BorrowedFd<'_>>| -> Result<Option<OwnedFd>, Failure> {
-        Ok(Some(match output {
-            Output::Inherit => match inherited {
-                Some(fd) => duplicate(fd)?,
-                None => return Ok(None),
-            },
-            Output::Null => null()?,
-            Output::Journal | Output::JournalAndConsole => match around.journal {
-                Some(fd) => duplicate(fd)?,
-                None => null()?,
-            },
-            Output::KernelLog => open("/dev/kmsg", File::options().write(true))?,
-            Output::Tty => terminal()?,
-            Output::File(path) => open(path, File::options().write(true).create(true))?,
-            Output::Append(path) => open(path, File::options().append(true).create(true))?,
-            Output::Truncate(path) => open(path, File::options().write(true).create(true).truncate(true))?,
-        }))
-    };
+    let stream =
+        |output: &Output, inherited: Option<BorrowedFd<'_>>| -> Result<Option<OwnedFd>, Failure> {
+            Ok(Some(match output {
+                Output::Inherit => match inherited {
+                    Some(fd) => duplicate(fd)?,
+                    None => return Ok(None),
+                },
+                Output::Null => null()?,
+                Output::Journal | Output::JournalAndConsole => match around.journal {
+                    Some(fd) => duplicate(fd)?,
+                    None => null()?,
+                },
+                Output::KernelLog => open("/dev/kmsg", File::options().write(true))?,
+                Output::Tty => terminal()?,
+                Output::File(path) => open(path, File::options().write(true).create(true))?,
+                Output::Append(path) => open(path, File::options().append(true).create(true))?,
+                Output::Truncate(path) => open(
+                    path,
+                    File::options().write(true).create(true).truncate(true),
+                )?,
+            }))
+        };
     let output = match (&service.standard_output, is_terminal) {
         // A terminal as input is the output as well, unless something else is asked for (systemd.exec(5)).
         (Output::Journal, true) => stream(&Output::Tty, None)?,
@@ -367,7 +411,13 @@ pub fn start_role(role: &str) -> io::Result<i32> {
     let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
     let argv = [c"orlop".to_owned(), CString::new(role)?];
     let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
-    let exec = plain(c"/proc/self/exe", &argv, std::slice::from_ref(&path), c"/", [null.as_fd(); 3]);
+    let exec = plain(
+        c"/proc/self/exe",
+        &argv,
+        std::slice::from_ref(&path),
+        c"/",
+        [null.as_fd(); 3],
+    );
     orlop_sys::process::spawn(&exec).map(|spawned| spawned.pid)
 }
 
@@ -383,16 +433,29 @@ pub fn start_for_caller(
 ) -> Result<i32, String> {
     let name = argv.first().ok_or("no program is named")?;
     let program = find_program(name).map_err(|failure| failure.text)?;
-    let fixed = [format!("PATH={SEARCH_PATH}"), "HOME=/root".to_owned(), "USER=root".to_owned(), "LOGNAME=root".to_owned()];
+    let fixed = [
+        format!("PATH={SEARCH_PATH}"),
+        "HOME=/root".to_owned(),
+        "USER=root".to_owned(),
+        "LOGNAME=root".to_owned(),
+    ];
     // What could change how a program is loaded stays with the caller.
-    let passed = environment
-        .iter()
-        .filter(|e| ["TERM=", "LANG=", "LC_", "ETCDCTL_", "SUDO_"].iter().any(|p| e.starts_with(p)));
+    let passed = environment.iter().filter(|e| {
+        ["TERM=", "LANG=", "LC_", "ETCDCTL_", "SUDO_"]
+            .iter()
+            .any(|p| e.starts_with(p))
+    });
     let envp = strings(fixed.iter().chain(passed)).map_err(|failure| failure.text)?;
     let arguments = strings(argv.iter()).map_err(|failure| failure.text)?;
     let program_text = string(&program).map_err(|failure| failure.text)?;
     let directory = string(directory).map_err(|failure| failure.text)?;
-    let exec = plain(&program_text, &arguments, &envp, &directory, stdio.map(|fd| fd.as_fd()));
+    let exec = plain(
+        &program_text,
+        &arguments,
+        &envp,
+        &directory,
+        stdio.map(|fd| fd.as_fd()),
+    );
     orlop_sys::process::spawn(&exec)
         .map(|spawned| spawned.pid)
         .map_err(|err| format!("cannot start {program}: {err}"))

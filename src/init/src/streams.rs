@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+};
 use serde::{Deserialize, Serialize};
 
 /// The unit that reads the streams.
@@ -51,7 +53,12 @@ impl Streams {
     ///
     /// # Errors
     /// Those of pipe2(2), and when too many streams wait for the journal.
-    pub fn open(&mut self, unit: &str, invocation: &str, identifier: Option<&str>) -> io::Result<OwnedFd> {
+    pub fn open(
+        &mut self,
+        unit: &str,
+        invocation: &str,
+        identifier: Option<&str>,
+    ) -> io::Result<OwnedFd> {
         if self.live.len() >= MOST_STREAMS {
             return Err(io::Error::other("too many streams wait for the journal"));
         }
@@ -108,7 +115,8 @@ impl Streams {
                 self.unsent.pop_front();
                 continue;
             };
-            let (Ok(text), Some(read)) = (serde_json::to_vec(&Packet { stream }), &stream.read) else {
+            let (Ok(text), Some(read)) = (serde_json::to_vec(&Packet { stream }), &stream.read)
+            else {
                 self.unsent.pop_front();
                 continue;
             };

@@ -21,7 +21,10 @@ pub struct Files;
 impl UnitStore for Files {
     fn read(&self, path: &str) -> Option<String> {
         let bytes = fs::read(path).ok()?;
-        Some(String::from_utf8(bytes).unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned()))
+        Some(
+            String::from_utf8(bytes)
+                .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned()),
+        )
     }
 
     fn list(&self, directory: &str) -> Vec<Entry> {
@@ -47,14 +50,23 @@ impl UnitStore for Files {
     }
 
     fn link_target(&self, path: &str) -> Option<String> {
-        fs::read_link(path).ok()?.into_os_string().into_string().ok()
+        fs::read_link(path)
+            .ok()?
+            .into_os_string()
+            .into_string()
+            .ok()
     }
 }
 
 /// What specifiers stand for on this machine.
 #[must_use]
 pub fn specifiers() -> SpecifierContext {
-    let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let line = |path: &str| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let field = |key: &str| {
         release

@@ -39,7 +39,10 @@ pub fn write(priority: Priority, tag: &str, text: &str) {
     }
     let text = text.get(..end).unwrap_or_default().replace('\n', " ");
     let pid = std::process::id();
-    let line = format!("<{}>{tag}[{pid}]: {text}\n", (FACILITY_DAEMON << 3) | priority as u8);
+    let line = format!(
+        "<{}>{tag}[{pid}]: {text}\n",
+        (FACILITY_DAEMON << 3) | priority as u8
+    );
     let written = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/kmsg")

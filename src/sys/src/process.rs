@@ -218,7 +218,9 @@ fn terminated(strings: &[CString]) -> Vec<*const libc::c_char> {
 }
 
 fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
+    io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EINVAL)
 }
 
 /// The child's way to its program: system calls alone. Returns only the step that failed and its error number.
@@ -255,10 +257,16 @@ fn become_program(
             rlim_cur: limit.soft,
             rlim_max: limit.hard,
         };
-        attempt!(Step::Limits, libc::setrlimit(limit.resource, &raw const rlimit));
+        attempt!(
+            Step::Limits,
+            libc::setrlimit(limit.resource, &raw const rlimit)
+        );
     }
     if exec.nice != 0 {
-        attempt!(Step::Nice, libc::setpriority(libc::PRIO_PROCESS, 0, exec.nice));
+        attempt!(
+            Step::Nice,
+            libc::setpriority(libc::PRIO_PROCESS, 0, exec.nice)
+        );
     }
     // SAFETY: umask(2) cannot fail and takes a value.
     unsafe { libc::umask(exec.umask) };
@@ -269,7 +277,10 @@ fn become_program(
     }
     attempt!(Step::Directory, libc::chdir(exec.directory.as_ptr()));
     if exec.no_new_privileges {
-        attempt!(Step::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        attempt!(
+            Step::NoNewPrivileges,
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        );
     }
     attempt!(
         Step::Exec,
@@ -297,11 +308,19 @@ fn move_descriptors(exec: &Exec<'_>, report: libc::c_int) -> Result<libc::c_int,
     let above = |fd: libc::c_int, step: Step| {
         // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes values alone.
         let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, ROOM) };
-        if copy < 0 { Err((step, errno())) } else { Ok(copy) }
+        if copy < 0 {
+            Err((step, errno()))
+        } else {
+            Ok(copy)
+        }
     };
     let place = |fd: libc::c_int, at: libc::c_int, step: Step| {
         // SAFETY: dup2(2) takes values alone; the copy has no close-on-exec flag.
-        if unsafe { libc::dup2(fd, at) } < 0 { Err((step, errno())) } else { Ok(()) }
+        if unsafe { libc::dup2(fd, at) } < 0 {
+            Err((step, errno()))
+        } else {
+            Ok(())
+        }
     };
     let report = above(report, Step::Descriptors)?;
     let mut stdio = [0; 3];
@@ -343,7 +362,12 @@ fn write_oom_score_adjust(adjust: i32) -> Result<(), i32> {
     }
     let bytes = text.get(at..).unwrap_or_default();
     // SAFETY: open(2) reads a string that ends in NUL.
-    let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    let fd = unsafe {
+        libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        )
+    };
     if fd < 0 {
         return Err(errno());
     }
@@ -430,7 +454,9 @@ mod tests {
         let failure = failure.unwrap();
         assert_eq!(failure.step, Step::Exec);
         assert_eq!(failure.err.raw_os_error(), Some(libc::ENOENT));
-        let (_, failure) = run(c"/bin/true", &argv, &null, |exec| exec.directory = c"/no/such/directory");
+        let (_, failure) = run(c"/bin/true", &argv, &null, |exec| {
+            exec.directory = c"/no/such/directory"
+        });
         assert_eq!(failure.unwrap().step, Step::Directory);
     }
 }

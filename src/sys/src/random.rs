@@ -33,10 +33,16 @@ pub fn add_entropy(seed: &[u8], credit: bool) -> io::Result<()> {
     for (to, from) in info.buf.iter_mut().zip(used) {
         *to = *from;
     }
-    let urandom = std::fs::OpenOptions::new().write(true).open("/dev/urandom")?;
+    let urandom = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")?;
     // SAFETY: the kernel reads `buf_size` bytes of `buf`, at most `SEED_MAX`, which `info` holds.
     let result = unsafe { libc::ioctl(urandom.as_raw_fd(), RNDADDENTROPY, &raw const info) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Random bytes, getrandom(2), without waiting for the pool to be ready.
@@ -47,5 +53,9 @@ pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     // SAFETY: the kernel writes at most `N` bytes to `bytes`.
     let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, libc::GRND_NONBLOCK) };
-    if usize::try_from(read) == Ok(N) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+    if usize::try_from(read) == Ok(N) {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -30,7 +30,8 @@ impl Signals {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
-        let raw = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let raw =
+            unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -162,7 +162,7 @@ fn bring_up(
         pidfd::start_time_ticks(created.pid()).context("look at the container's first process")?;
     records.save(record)?;
     if record.unit.is_some() {
-        super::handoff(created.pidfd()).context("hand the container to PID 1")?;
+        orlop_init::client::handoff(created.pidfd()).context("hand the container to PID 1")?;
     }
     Ok(created.start()?)
 }
