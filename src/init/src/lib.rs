@@ -29,6 +29,7 @@ mod mountinfo;
 mod mounts;
 mod notify;
 mod pid1;
+mod power_button;
 mod requests;
 mod service;
 pub mod setup;

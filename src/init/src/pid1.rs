@@ -14,6 +14,7 @@ use orlop_unit::{Mode, ProcessEnd, Request, UnitName};
 
 use crate::control::Server;
 use crate::manager::{Manager, Owner};
+use crate::power_button::PowerButtons;
 use crate::shutdown::{self, words};
 use crate::teardown::Action;
 use crate::{notify, spawn};
@@ -24,6 +25,8 @@ mod token {
     pub(super) const CONTROL: u64 = 2;
     pub(super) const NOTIFY: u64 = 3;
     pub(super) const JOURNAL: u64 = 4;
+    pub(super) const DEVICES: u64 = 5;
+    pub(super) const BUTTON: u64 = 6;
     pub(super) const CONNECTION: u64 = 1 << 32;
     pub(super) const START: u64 = 2 << 32;
     pub(super) const KIND: u64 = !0 << 32;
@@ -48,6 +51,7 @@ pub struct Pid1 {
     pub(crate) control: Option<Server>,
     pub(crate) callers: BTreeMap<u64, i32>,
     notify: Option<UnixDatagram>,
+    buttons: Option<PowerButtons>,
     epoll: Epoll,
     watched: BTreeMap<u64, bool>,
     ending: Option<(Action, Ending, u64)>,
@@ -91,6 +95,7 @@ impl Pid1 {
             control: control.ok(),
             callers: BTreeMap::new(),
             notify: notify.ok(),
+            buttons: None,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             watched: BTreeMap::new(),
             ending: None,
@@ -161,6 +166,12 @@ impl Pid1 {
                 }
             }
             token::CONTROL => self.accept(),
+            token::DEVICES => self.look_for_buttons(),
+            token::BUTTON => {
+                if self.buttons.as_mut().is_some_and(PowerButtons::is_pressed) {
+                    self.end(Action::PowerOff, "the power button was pressed");
+                }
+            }
             token::NOTIFY => {
                 while let Some(message) = self
                     .notify
@@ -359,10 +370,47 @@ impl Pid1 {
         self.manager.check_empty();
     }
 
+    /// Polls the power buttons from here on, and for those that appear later.
+    fn watch_buttons(&mut self) {
+        // No bus alias names it: without this module no input device has a node.
+        if let Err(err) = spawn::start_role(&["modprobe", "-q", "evdev"]) {
+            log(Priority::Warning, &format!("cannot load evdev: {err}"));
+        }
+        let watched = PowerButtons::watch().and_then(|buttons| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::DEVICES);
+            self.epoll.add(buttons.appearing(), event)?;
+            Ok(buttons)
+        });
+        match watched {
+            Ok(buttons) => self.buttons = Some(buttons),
+            Err(err) => log(
+                Priority::Warning,
+                &format!("the power button has no effect: {err}"),
+            ),
+        }
+        self.look_for_buttons();
+    }
+
+    fn look_for_buttons(&mut self) {
+        let Some(buttons) = &mut self.buttons else {
+            return;
+        };
+        let (before, all) = buttons.look();
+        for button in all.into_iter().skip(before) {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::BUTTON);
+            if let Err(err) = self.epoll.add(button, event) {
+                log(
+                    Priority::Warning,
+                    &format!("cannot poll the power button: {err}"),
+                );
+            }
+        }
+    }
+
     /// Configuration runs as a child of its own: what it parses is not to be trusted, and what it does may block.
     fn start_setup(&mut self) {
         self.setup_began_ns = times::now_ns();
-        match spawn::start_role("setup") {
+        match spawn::start_role(&["setup"]) {
             Ok(pid) => self.manager.adopt(pid, Owner::Setup),
             Err(err) => {
                 log(
@@ -384,6 +432,7 @@ impl Pid1 {
         }
         times::record("setup", self.setup_began_ns);
         self.start_units();
+        self.watch_buttons();
     }
 
     fn start_units(&mut self) {

@@ -407,9 +407,11 @@ fn data(bytes: &[u8]) -> Result<OwnedFd, Failure> {
 ///
 /// # Errors
 /// Those of opening what it needs and of clone3(2).
-pub fn start_role(role: &str) -> io::Result<i32> {
+pub fn start_role(words: &[&str]) -> io::Result<i32> {
     let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
-    let argv = [c"orlop".to_owned(), CString::new(role)?];
+    let argv = std::iter::once(Ok(c"orlop".to_owned()))
+        .chain(words.iter().map(|w| CString::new(*w)))
+        .collect::<Result<Vec<CString>, _>>()?;
     let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
     let exec = plain(
         c"/proc/self/exe",

@@ -83,7 +83,7 @@ fn the_configuration_is_applied(demo: &mut Scenario) {
     });
     for (key, value) in [
         ("net/core/somaxconn", "4096"),
-        ("net/ipv4/ip_local_port_range", "1024\t65000"),
+        ("net/ipv4/ip_local_port_range", "1025\t65000"),
         ("kernel/panic", "10"),
         ("net/netfilter/nf_conntrack_max", "262144"),
         ("net/netfilter/nf_conntrack_generic_timeout", "120"),
