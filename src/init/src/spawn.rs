@@ -89,9 +89,7 @@ pub fn start(
         service.working_directory.home,
     ) {
         (_, true) => user.as_ref().map_or("/root", |u| u.home.as_str()),
-        (Some(path), false)
-            if !(service.working_directory.optional && !Path::new(path).is_dir()) =>
-        {
+        (Some(path), false) if !service.working_directory.optional || Path::new(path).is_dir() => {
             path.as_str()
         }
         _ => "/",

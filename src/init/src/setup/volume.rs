@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,9 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("/var/empty", 0o755),
     ("/var/spool", 0o755),
 ];
+
+/// Whose members may read the journal.
+const JOURNAL_GROUP: &str = "systemd-journal";
 
 /// Names that old programs use.
 const LINKS: &[(&str, &str)] = &[("/var/run", "../run"), ("/var/lock", "../run/lock")];
@@ -145,6 +149,11 @@ pub(super) fn make_directories(setup: &mut Setup) {
     if let Err(error) = make_directory(&setup.path("/run/lock"), 0o1777) {
         setup.fail(format!("cannot make /run/lock: {error}"));
     }
+    if let Err(error) = share_journal(&setup.path("/var/lib/orlop/journal")) {
+        setup.fail(format!(
+            "cannot let {JOURNAL_GROUP} read the journal: {error}"
+        ));
+    }
     for (path, target) in LINKS {
         match symlink(target, setup.path(path)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -153,6 +162,19 @@ pub(super) fn make_directories(setup: &mut Setup) {
             _ => {}
         }
     }
+}
+
+/// Files in the journal's directory belong to its group, so that its members can read them without being root.
+fn share_journal(path: &Path) -> io::Result<()> {
+    let Some(group) = crate::accounts::group(JOURNAL_GROUP) else {
+        return Ok(());
+    };
+    let meta = fs::metadata(path)?;
+    if meta.gid() == group && meta.mode() & 0o2000 != 0 {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    fs::set_permissions(path, Permissions::from_mode(0o2755))
 }
 
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
