@@ -1,6 +1,6 @@
 //! The keyspace: every key at every revision since the last compaction, in a transactional database.
 //!
-//! [`view`] reads, [`write`] applies commands, [`compact`] gives old revisions up, [`check`] refuses requests before they
+//! `view` reads, `write` applies commands, `compact` gives old revisions up, `check` refuses requests before they
 //! reach the log. The tables are those of `docs/store-format.md`.
 
 pub(crate) mod check;
