@@ -1,5 +1,10 @@
 //! The flags of `docker run`, and what they mean in terms of [`Request`].
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments of flags are their help, where brackets mean what may be left out"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
