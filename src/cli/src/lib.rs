@@ -1,6 +1,6 @@
 //! The command lines: `orlop WORD …` and the applets that old hands know by their own names.
 //!
-//! One table, [`COMMANDS`], holds every word; help, dispatch and the image's links read it.
+//! One table, `COMMANDS`, holds every word; help, dispatch and the image's links read it.
 
 mod boot_times;
 mod config;

@@ -1,6 +1,6 @@
 //! `orlop setup`: the short-lived process that makes the machine what its configuration says, before any unit starts.
 //!
-//! [`STEPS`] is the whole of it. A step that fails is a line in the log and the others go on, so that whatever the
+//! `STEPS` is the whole of it. A step that fails is a line in the log and the others go on, so that whatever the
 //! configuration holds the machine comes up and can be looked at. A second run changes nothing.
 
 mod clock;
