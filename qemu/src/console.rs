@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -56,30 +58,42 @@ pub fn connect(path: &Path) -> Result<UnixStream> {
     UnixStream::connect(short).with_context(|| format!("connect to {}", path.display()))
 }
 
-/// A shell on the serial line, for guests without a network.
+/// A shell on the serial line, for guests without a network. The line is free again when it is dropped.
 #[derive(Debug)]
 pub struct Shell {
     stream: UnixStream,
-    log: Log,
+    /// What came by the socket. Not QEMU's log of the same line: it has bytes twice that the socket did not take at once.
+    said: Arc<Mutex<Vec<u8>>>,
     commands: u32,
 }
 
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // QEMU serves one connection at a time, and the reader's copy would keep this one.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
 impl Shell {
-    /// Takes the serial line of which `log` is the log.
+    /// Takes the serial line.
     ///
     /// # Errors
     /// The socket is not there.
-    pub fn open(socket: &Path, log: &Log) -> Result<Self> {
+    pub fn open(socket: &Path) -> Result<Self> {
         let stream = connect(socket)?;
-        // What comes is read from the log; the socket only has to be kept empty.
         let mut reader = stream.try_clone().context("share the serial line")?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while reader.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                let bytes = buffer.iter().take(count);
+                lock(&heard).extend(bytes.filter(|byte| **byte != b'\r'));
+            }
         });
         Ok(Self {
             stream,
-            log: log.clone(),
+            said,
             commands: 0,
         })
     }
@@ -90,7 +104,7 @@ impl Shell {
     /// The shell does not answer in time, or the command fails.
     pub fn run(&mut self, command: &str, deadline: Instant) -> Result<String> {
         self.commands += 1;
-        let from = self.log.text().len();
+        lock(&self.said).clear();
         // The shell echoes what is typed: the quotes keep the marks from being found in the echo.
         let begin = format!("begin-{}-", self.commands);
         let end = format!("end-{}-", self.commands);
@@ -104,7 +118,7 @@ impl Shell {
             .write_all(line.as_bytes())
             .context("type on the console")?;
         process::poll(&what, deadline, || {
-            let text = self.log.text_from(from);
+            let text = String::from_utf8_lossy(&lock(&self.said)).into_owned();
             if let Some((_, rest)) = text.split_once(&begin) {
                 let Some((output, status)) = rest.split_once(&end) else {
                     return Ok(None);
@@ -129,4 +143,9 @@ impl Shell {
             Ok(None)
         })
     }
+}
+
+/// What was said so far; a reader that panicked has left it whole.
+fn lock(said: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    said.lock().unwrap_or_else(PoisonError::into_inner)
 }

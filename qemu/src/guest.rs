@@ -381,7 +381,7 @@ impl Guest {
     /// # Errors
     /// QEMU is gone.
     pub fn shell(&self) -> Result<Shell> {
-        Shell::open(&self.directory.join("serial"), &self.log)
+        Shell::open(&self.directory.join("serial"))
     }
 
     /// Waits until the console has `text` behind its first `from` bytes, and gives the line.

@@ -26,8 +26,6 @@ record! {
         pub network: Network,
         /// The machine's member of the clustered store.
         pub store: Store,
-        /// The serial console.
-        pub console: Console,
         /// Public SSH keys that may log in as core.
         pub ssh_authorized_keys: Collected<SshKey>,
         /// Users, made or added to at each start.
@@ -130,14 +128,6 @@ record! {
     pub struct Store {
         /// Whether this machine runs one.
         pub enabled: Option<Sourced<bool>>,
-    }
-}
-
-record! {
-    /// The serial console.
-    pub struct Console {
-        /// Whether it has a root shell that asks for no password.
-        pub shell: Option<Sourced<bool>>,
     }
 }
 

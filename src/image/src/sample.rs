@@ -10,7 +10,7 @@ const APPLETS: &[&str] = &[
     "cat", "date", "echo", "hostname", "httpd", "ls", "mkdir", "mv", "ps", "sh", "sleep", "wget",
 ];
 
-/// Counts the start, writes the page, and becomes the web server. Written so that a crash leaves the old count or the new
+/// Counts the start, writes the page, and runs the web server until it is told to end. Written so that a crash leaves the old count or the new
 /// one, never half a file.
 const START: &str = r#"#!/bin/sh
 set -e
@@ -35,7 +35,10 @@ printf 'Content-Type: text/plain\r\n\r\nvisits: %s\n' "$visits"
 EOF
 busybox chmod 755 /data/www/cgi-bin/visit
 echo "start $starts, serving on port ${PORT:-80}"
-exec httpd -f -p "${PORT:-80}" -h /data/www
+# The first process of a container gets no signal that it does not catch (pid_namespaces(7)).
+trap 'kill $!; wait $! || exit 0' TERM INT
+httpd -f -p "${PORT:-80}" -h /data/www &
+wait $!
 "#;
 
 /// The web server's image, named `orlop-web:latest`, from the bytes of a static busybox that has `httpd` and `sh`.

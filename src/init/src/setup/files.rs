@@ -15,10 +15,6 @@ use super::replace::replace;
 /// The most symbolic links on the way to one file, as the kernel's own limit (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// The units of consoles that the command line asks for.
-const CONSOLE_UNIT: &str = "/usr/lib/orlop/units/console-shell@.service";
-const WANTED: &str = "/run/systemd/system/multi-user.target.wants";
-
 /// Writes all of the plan; what can not be written is a line each.
 pub(super) fn apply(setup: &mut Setup) {
     let plan = std::mem::take(&mut setup.plan);
@@ -49,7 +45,7 @@ pub(super) fn apply(setup: &mut Setup) {
             ));
         }
     }
-    for link in plan.links.iter().chain(&console_link(setup)) {
+    for link in &plan.links {
         if let Err(error) = make_link(&setup.root, link) {
             setup.fail(format!("cannot make the link {}: {error}", link.path));
         }
@@ -78,16 +74,6 @@ fn homes(setup: &Setup) -> Vec<PlannedDirectory> {
         .filter_map(home)
         .filter(|home| fs::symlink_metadata(setup.path(&home.path)).is_err())
         .collect()
-}
-
-/// `orlop.shell=ttyS0` of the kernel command line starts a shell there.
-fn console_link(setup: &Setup) -> Option<PlannedLink> {
-    let terminal = setup.command_line.value("orlop.shell")?;
-    let is_name = !terminal.is_empty() && terminal.bytes().all(|b| b.is_ascii_alphanumeric());
-    is_name.then(|| PlannedLink {
-        path: format!("{WANTED}/console-shell@{terminal}.service"),
-        target: CONSOLE_UNIT.to_owned(),
-    })
 }
 
 fn make_directory(root: &Path, directory: &PlannedDirectory) -> io::Result<()> {

@@ -37,7 +37,7 @@ impl World {
         );
         world.write("etc/group", "root:x:0:\ncore:x:500:\n");
         world.write("etc/motd", "welcome\n");
-        world.write("proc/cmdline", "console=ttyS0 orlop.shell=ttyS0\n");
+        world.write("proc/cmdline", "console=ttyS0\n");
         world.write("proc/sys/net/core/somaxconn", "128\n");
         world.write("proc/sys/net/netfilter/nf_conntrack_max", "65536\n");
         world.write("sys/module/nf_conntrack/parameters/hashsize", "1024\n");
@@ -173,13 +173,6 @@ fn a_configuration_becomes_files_parameters_and_links() {
         fs::symlink_metadata(world.path("etc/systemd/system/multi-user.target.wants/web.service"))
             .unwrap()
             .is_symlink()
-    );
-    assert_eq!(
-        fs::read_link(
-            world.path("run/systemd/system/multi-user.target.wants/console-shell@ttyS0.service")
-        )
-        .unwrap(),
-        Path::new("/usr/lib/orlop/units/console-shell@.service")
     );
 }
 

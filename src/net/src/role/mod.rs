@@ -3,6 +3,7 @@
 //! One thread and one `poll`: link events, DHCP packets, and the nearest deadline. What fails on one link is a log line and does not stop the others.
 
 pub mod notify;
+pub mod online;
 mod plan;
 mod port;
 mod resolver;
@@ -65,7 +66,7 @@ pub enum Error {
 
 /// Runs the role; returns only when it cannot go on.
 ///
-/// `run` is the directory of `machine.json`, `resolv.conf` and `net/`: `/run/orlop`. `supervisor` is told when there is a network, and how it is.
+/// `run` is the directory of `machine.json`, `resolv.conf` and `net/`: `/run/orlop`. `supervisor` is told when the links are set up, and how the network is.
 pub fn run(run: &Path, supervisor: Supervisor) -> Result<Infallible, Error> {
     let directory = run.join("net");
     fs::create_dir_all(&directory).map_err(|err| Error::Directory {
@@ -371,11 +372,12 @@ impl Role {
             (true, false) => states.join("; "),
             (false, false) => format!("no network: {}", states.join("; ")),
         };
-        let is_first = online && !self.was_ready;
-        if status != self.status || is_first {
-            let ready = if is_first { "READY=1\n" } else { "" };
+        if status != self.status {
+            online::publish(&self.directory, online.then_some(&status));
+            // Ready is the role, with or without a network: a machine that hangs on a missing cable could not be looked into.
+            let ready = if self.was_ready { "" } else { "READY=1\n" };
             self.supervisor.tell(&format!("{ready}STATUS={status}"));
-            self.was_ready |= is_first;
+            self.was_ready = true;
             self.status = status;
         }
         if self.report_at.is_some_and(|at| at <= self.now) {

@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use orlop_config::{Input, Kind};
-use orlop_net::role::{self, notify::Supervisor};
+use orlop_net::role::{self, notify::Supervisor, online};
 use tempfile::TempDir;
 
 use crate::world::{World, move_link};
@@ -187,12 +187,9 @@ fn a_lease_gives_address_routes_resolver_and_mtu() {
         return;
     };
     machine.start("");
-    let told = machine.told("READY=1");
-    assert!(
-        told.iter()
-            .any(|m| m.contains("STATUS=eth0: 192.0.2.50/24 from DHCP server 192.0.2.1")),
-        "{told:?}"
-    );
+    machine.told("STATUS=eth0: 192.0.2.50/24 from DHCP server 192.0.2.1");
+    let online = online::wait(&machine.path(""), LONG).expect("a network");
+    assert!(online.starts_with("eth0: 192.0.2.50/24"), "{online}");
 
     let address = machine.world.ip("-4 addr show dev eth0");
     assert!(
@@ -223,14 +220,18 @@ fn a_cable_that_is_plugged_in_later_brings_the_network() {
         return;
     };
     machine.start("");
-    let told = machine.told("eth0: no carrier");
-    assert!(told.iter().all(|m| !m.contains("READY")), "{told:?}");
+    machine.told("READY=1\nSTATUS=no network: eth0: no carrier");
+    let error = online::wait(&machine.path(""), Duration::ZERO).expect_err("no network");
+    assert!(
+        error.to_string().starts_with("no network after 0 s"),
+        "{error}"
+    );
     // Binding needs the link, so plug it in for the server first; the client hears of the carrier at the same moment and keeps asking.
     machine.cable(true);
     let Some(_server) = Server::start(&machine, &["--dhcp-range=192.0.2.60,192.0.2.60,1h"]) else {
         return;
     };
-    machine.told("READY=1");
+    online::wait(&machine.path(""), LONG).expect("a network");
     assert!(
         machine
             .world
@@ -263,7 +264,7 @@ fn fixed_addresses_and_routes_need_no_server() {
   search: [lab.example]
 ",
     );
-    machine.told("READY=1\nSTATUS=eth0: 192.0.2.7/24, 2001:db8::7/64");
+    machine.told("STATUS=eth0: 192.0.2.7/24, 2001:db8::7/64");
     let routes = machine.world.ip("route");
     assert!(
         routes.contains("default via 192.0.2.1 dev eth0 proto static"),
@@ -364,10 +365,6 @@ fn without_a_network_the_log_says_what_each_link_lacks() {
         ["WARN: no network: eth0: no carrier; missing7: no such link"]
     );
     drop(lines);
-    // Not online, so not ready; and it goes on trying.
-    machine.supervisor.set_nonblocking(true).expect("a socket");
-    let mut buffer = [0; 1024];
-    while let Ok(len) = machine.supervisor.recv(&mut buffer) {
-        assert!(!String::from_utf8_lossy(&buffer[..len]).contains("READY"));
-    }
+    let error = online::wait(&machine.path(""), Duration::ZERO).expect_err("no network");
+    assert!(matches!(error, online::Error::TimedOut(_)), "{error}");
 }
