@@ -35,6 +35,9 @@ mod token {
 /// How long units have to stop at a shutdown, beyond which the machine goes on without them.
 const STOP_LIMIT_NS: u64 = 120_000_000_000;
 
+/// How long nothing has to happen before PID 1 counts as waiting.
+const QUIET_NS: u64 = 2_000_000_000;
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
@@ -56,6 +59,8 @@ pub struct Pid1 {
     watched: BTreeMap<u64, bool>,
     ending: Option<(Action, Ending, u64)>,
     setup_began_ns: u64,
+    /// When code that was needed last is given back.
+    quiet_at_ns: Option<u64>,
 }
 
 fn polled(writing: bool) -> EpollFlags {
@@ -100,6 +105,7 @@ impl Pid1 {
             watched: BTreeMap::new(),
             ending: None,
             setup_began_ns: 0,
+            quiet_at_ns: None,
         })
     }
 
@@ -139,12 +145,24 @@ impl Pid1 {
             self.manager.tick();
             self.answer();
             self.after();
+            self.rest(count > 0);
+        }
+    }
+
+    /// Gives code back to the kernel once nothing has happened for a while.
+    fn rest(&mut self, busy: bool) {
+        let now_ns = times::now_ns();
+        if busy {
+            self.quiet_at_ns = Some(now_ns.saturating_add(QUIET_NS));
+        } else if self.quiet_at_ns.is_some_and(|at_ns| at_ns <= now_ns) {
+            self.quiet_at_ns = None;
+            orlop_sys::memory::release_code();
         }
     }
 
     fn timeout(&self) -> EpollTimeout {
         let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
-        let Some(deadline_ns) = [self.manager.deadline_ns(), own]
+        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns]
             .into_iter()
             .flatten()
             .min()

@@ -11,6 +11,7 @@ pub mod inherited;
 pub mod kmsg;
 pub mod loopback;
 pub mod loopdev;
+pub mod memory;
 pub mod mount_api;
 pub mod netlink;
 pub mod packet;
