@@ -269,9 +269,9 @@ fn memory(project: &Project, products: &Products) -> Result<Vec<Figure>> {
     let measured = (|| {
         guest.wait_for_page("/")?;
         let ssh = guest.wait_for_ssh()?;
-        // Not VmRSS: Linux 6.1 counts it in batches per task, and shows a few pages for a process that has a thousand.
+        // Of a machine at rest: five seconds after the login. Not VmRSS: Linux 6.1 counts it in batches per task, and shows a few pages for a process that has a thousand.
         let text = ssh.run(
-            "sudo sh -c 'for p in /proc/[0-9]*; do \
+            "sudo sh -c 'sleep 5; for p in /proc/[0-9]*; do \
              [ \"$(readlink $p/exe)\" = /usr/bin/orlop ] || continue; \
              echo $(tr \"\\\\0\" \" \" <$p/cmdline) = $(grep -w Rss: $p/smaps_rollup | tr -dc 0-9); done'",
         )?;

@@ -137,8 +137,8 @@ fn the_configuration_is_applied(demo: &mut Scenario) {
         ensure!(said.contains("Permission denied (publickey)"), "{said}");
         Ok(())
     });
-    demo.command(
-        "PID 1 and every role of Orlop together stay small",
+    demo.command_becomes(
+        "PID 1 and every role of Orlop together are small at rest",
         "sudo sh -c 'for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = /usr/bin/orlop ] && \
          grep -w Rss: $p/smaps_rollup; done | awk \"{ n += \\$2 } NR == 1 { print \\$2 } END { print n }\"'",
         |text| {
