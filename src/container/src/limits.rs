@@ -40,22 +40,14 @@ pub enum LimitsError {
     },
 }
 
-/// Makes a cgroup and asks for the controllers on the way down.
+/// Makes a cgroup with the controllers that every container has.
 pub(crate) fn make_cgroup(path: &Path) -> Result<(), LimitsError> {
     std::fs::create_dir_all(path).map_err(|err| LimitsError::Directory {
         path: path.into(),
         err,
     })?;
-    let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
-    ancestors.reverse();
-    for ancestor in ancestors
-        .into_iter()
-        .filter(|a| a.join("cgroup.subtree_control").exists())
-    {
-        for controller in ["+memory", "+cpu", "+pids", "+io", "+cpuset"] {
-            // A kernel without the controller, or a cgroup with processes of its own: the limit itself will tell.
-            let _refused = std::fs::write(ancestor.join("cgroup.subtree_control"), controller);
-        }
+    for controller in ["memory", "pids"] {
+        orlop_sys::cgroup::enable(path, controller);
     }
     Ok(())
 }
@@ -110,14 +102,11 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<OwnedFd, LimitsError> {
 /// Writes the limits and attaches the device filter.
 pub(crate) fn apply(cgroup: &Path, resources: Option<&LinuxResources>) -> Result<(), LimitsError> {
     for (file, value) in resources.map(values).unwrap_or_default() {
-        let path = cgroup.join(&file);
-        if let Err(err) = write_value(&path, &value) {
-            if err.kind() == io::ErrorKind::NotFound {
-                log::warn!("this machine cannot limit {file}: it is left as it is");
-                continue;
-            }
-            return Err(LimitsError::Write { path, value, err });
-        }
+        orlop_sys::cgroup::set(cgroup, &file, &value).map_err(|err| LimitsError::Write {
+            path: cgroup.join(&file),
+            value,
+            err,
+        })?;
     }
     let rules = resources
         .and_then(|r| r.devices().clone())

@@ -10,6 +10,9 @@ use orlop_unit::{CpuWeight, Limit, Resources, Signal, UnitName};
 /// Where the hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
+/// What every unit has: its memory is shown, and what it is killed for is known. Others are enabled where a limit needs them.
+pub const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+
 /// The unit's cgroup: `SLICE/UNIT`, slices nested by their dashes (systemd.slice(5)).
 #[must_use]
 pub fn path(unit: &UnitName, slice: Option<&UnitName>) -> PathBuf {
@@ -29,7 +32,7 @@ pub fn path(unit: &UnitName, slice: Option<&UnitName>) -> PathBuf {
     path
 }
 
-/// Makes the cgroup, with the controllers that its limits need, and opens it.
+/// Makes the cgroup, with its limits, and opens it.
 ///
 /// # Errors
 /// Those of mkdir(2) and open(2); a limit that cannot be set is an error as well: it was meant to confine.
@@ -39,7 +42,9 @@ pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
             io::ErrorKind::AlreadyExists => {}
             io::ErrorKind::NotFound => {
                 fs::create_dir_all(path)?;
-                enable_controllers(path);
+                for controller in CONTROLLERS {
+                    orlop_sys::cgroup::enable(path, controller);
+                }
             }
             _ => return Err(err),
         }
@@ -48,21 +53,9 @@ pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
     Ok(OwnedFd::from(fs::File::open(path)?))
 }
 
-/// Hands the controllers down to a new slice; those the kernel lacks are simply not there to be limited.
-fn enable_controllers(path: &Path) {
-    for ancestor in path.ancestors().skip(1).take_while(|a| a.starts_with(ROOT)) {
-        for controller in ["cpu", "memory", "pids", "io"] {
-            let _ = fs::write(
-                ancestor.join("cgroup.subtree_control"),
-                format!("+{controller}"),
-            );
-        }
-    }
-}
-
 fn apply(path: &Path, resources: &Resources) -> io::Result<()> {
     let set = |file: &str, value: String| {
-        fs::write(path.join(file), &value)
+        orlop_sys::cgroup::set(path, file, &value)
             .map_err(|err| io::Error::new(err.kind(), format!("write {value} to {file}: {err}")))
     };
     let memory = [

@@ -9,6 +9,7 @@ use std::path::Path;
 use orlop_boot::modprobe::chain;
 use orlop_boot::mounts::{API, Api, When, directory, mount_one};
 
+use crate::cgroup::CONTROLLERS;
 use crate::mountinfo;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -97,7 +98,7 @@ fn known_filesystems() -> HashSet<String> {
         .collect()
 }
 
-/// Enables all controllers for the groups of units and containers, and makes those.
+/// Makes the groups of units and containers, with the controllers that all of them have.
 fn make_groups(root: &Path, problems: &mut Vec<String>) {
     if !root.join("cgroup.controllers").exists() {
         return;
@@ -120,20 +121,23 @@ fn make_groups(root: &Path, problems: &mut Vec<String>) {
         let outcome = made.and_then(|()| enable_controllers(&path).map_err(io::Error::from));
         if let Err(error) = outcome {
             problems.push(format!(
-                "not all controllers of {} are enabled: {error}",
+                "the controllers of {} are not enabled: {error}",
                 path.display()
             ));
         }
     }
 }
 
-/// Enables each controller that the group has for the groups below it; the first error counts, the others go on.
+/// Enables those controllers for the groups below it that the kernel has; the first error counts, the others go on.
 fn enable_controllers(group: &Path) -> Result<(), nix::errno::Errno> {
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     let file = group.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&file).unwrap_or_default();
     let mut outcome = Ok(());
-    for controller in controllers.split_whitespace() {
+    for controller in CONTROLLERS {
+        if !controllers.split_whitespace().any(|c| c == controller) {
+            continue;
+        }
         if enabled.split_whitespace().any(|e| e == controller) {
             continue;
         }

@@ -1,6 +1,6 @@
 //! Control groups, version 2 only: directories and files below the mount of cgroup2.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,47 @@ pub fn own() -> io::Result<PathBuf> {
         .find_map(|line| line.strip_prefix("0::/"))
         .ok_or_else(not_found)?;
     Ok(root.join(relative))
+}
+
+/// Writes one value to a file of a cgroup, such as `cpu.max`, with its controller enabled on the way down if it is not yet.
+///
+/// Controllers cost time and memory for each cgroup below: memory and pids are on everywhere, the others where a value needs them.
+///
+/// # Errors
+/// Those of open(2) and write(2); `NotFound` where the kernel lacks the controller or the file.
+pub fn set(cgroup: &Path, file: &str, value: &str) -> io::Result<()> {
+    let write = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(cgroup.join(file))?
+            .write_all(value.as_bytes())
+    };
+    match write() {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            let controller = file.split('.').next().unwrap_or_default();
+            enable(cgroup, controller);
+            write()
+        }
+        written => written,
+    }
+}
+
+/// Hands a controller down from the root to the children of the cgroup's parent. What cannot be enabled is not there to be used.
+pub fn enable(cgroup: &Path, controller: &str) {
+    let mut ancestors: Vec<&Path> = cgroup.ancestors().skip(1).collect();
+    ancestors.reverse();
+    for ancestor in ancestors {
+        let file = ancestor.join("cgroup.subtree_control");
+        let Ok(enabled) = std::fs::read_to_string(&file) else {
+            continue;
+        };
+        if !enabled.split_whitespace().any(|e| e == controller) {
+            let _ = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&file)
+                .and_then(|mut file| file.write_all(format!("+{controller}").as_bytes()));
+        }
+    }
 }
 
 /// One instruction of eBPF: `struct bpf_insn`.

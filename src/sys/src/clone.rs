@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 ///
 /// A plain set of bits; combine with `|`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CloneFlags(u64);
+pub struct CloneFlags(pub(crate) u64);
 
 impl CloneFlags {
     /// A new mount namespace.
@@ -29,7 +29,7 @@ impl CloneFlags {
     pub const CLEAR_SIGNAL_HANDLERS: Self = Self(0x1_0000_0000);
 
     const PIDFD: Self = Self(0x1000);
-    const INTO_CGROUP: Self = Self(0x2_0000_0000);
+    pub(crate) const INTO_CGROUP: Self = Self(0x2_0000_0000);
 
     /// No flag.
     #[must_use]
@@ -69,18 +69,18 @@ pub struct Spawned {
 /// `struct clone_args` up to `cgroup` (`CLONE_ARGS_SIZE_VER2`).
 #[repr(C)]
 #[derive(Debug, Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(crate) struct CloneArgs {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
 }
 
 /// Starts a copy of this process that runs `child` and exits with what it returns.

@@ -3,26 +3,9 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
-/// Sends the child into the cgroup of a descriptor, `include/uapi/linux/sched.h`.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// `struct clone_args` of `include/uapi/linux/sched.h`, version 2 (88 bytes).
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
+use crate::clone::{CloneArgs, CloneFlags};
 
 /// A resource limit, setrlimit(2).
 #[derive(Clone, Copy, Debug)]
@@ -181,19 +164,21 @@ pub fn spawn(exec: &Exec<'_>) -> io::Result<Spawned> {
     let (status, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     rustix::io::ioctl_fionbio(&status, true)?;
     let mut args = CloneArgs {
+        flags: CloneFlags::CLEAR_SIGNAL_HANDLERS.0,
         exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
         ..CloneArgs::default()
     };
     if let Some(cgroup) = exec.cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
+        args.flags |= CloneFlags::INTO_CGROUP.0;
         args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(0);
     }
+    let ignored = ignored_signals();
     // SAFETY: `args` is a whole `clone_args` without a stack: the child goes on here on a copy of this memory.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match pid {
         0 => {
             let mut report = report.as_raw_fd();
-            let (step, errno) = become_program(exec, &argv, &envp, &mut report);
+            let (step, errno) = become_program(exec, ignored, &argv, &envp, &mut report);
             let [a, b, c, d] = errno.to_ne_bytes();
             let message = [step as u8, a, b, c, d];
             // SAFETY: write(2) reads the five bytes of `message`.
@@ -226,6 +211,7 @@ fn errno() -> i32 {
 /// The child's way to its program: system calls alone. Returns only the step that failed and its error number.
 fn become_program(
     exec: &Exec<'_>,
+    ignored: &[libc::c_int],
     argv: &[*const libc::c_char],
     envp: &[*const libc::c_char],
     report: &mut libc::c_int,
@@ -238,7 +224,7 @@ fn become_program(
             }
         };
     }
-    default_signals();
+    default_signals(ignored);
     attempt!(Step::Session, libc::setsid());
     match move_descriptors(exec, *report) {
         Ok(moved) => *report = moved,
@@ -289,17 +275,34 @@ fn become_program(
     (Step::Exec, libc::EINVAL)
 }
 
-/// Signals that are ignored or blocked stay so over execve(2): undo what the parent has set.
-fn default_signals() {
+/// The signals that this process ignores, as it found them or as Rust's runtime set them; looked up once, at the first start.
+fn ignored_signals() -> &'static [libc::c_int] {
+    static IGNORED: OnceLock<Vec<libc::c_int>> = OnceLock::new();
+    IGNORED.get_or_init(|| {
+        (1..=libc::SIGRTMAX())
+            .filter(|signal| {
+                let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+                // SAFETY: sigaction(2) writes the present action to `action` and changes nothing.
+                let asked =
+                    unsafe { libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr()) };
+                // SAFETY: zeroed memory is a valid `sigaction`, and the kernel has written over it.
+                asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+            })
+            .collect()
+    })
+}
+
+/// Signals that are ignored or blocked stay so over execve(2): undo what the parent has set. Handlers are gone with `CLONE_CLEAR_SIGHAND`.
+fn default_signals(ignored: &[libc::c_int]) {
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset(3) initialises the set it is given.
     unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    for signal in ignored {
+        // SAFETY: setting a default disposition takes no memory.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    }
     // SAFETY: `none` was initialised above; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: setting a default disposition takes no memory; the two that cannot be set answer with an error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
 }
 
 /// Puts standard input, output, error and the inherited descriptors at 0, 1, 2, 3 …; answers the report pipe's new number.
