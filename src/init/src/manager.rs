@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use orlop_boot::times;
 use orlop_sys::kmsg::{self, Priority};
+use orlop_sys::process::Start;
 use orlop_unit::{
     Action as JobAction, ActiveState, Event, Graph, JobId, JobResult, Jobs, KillMode, LoadState,
     Loader, Mode, NotifyAccess, Outcome, ProcessEnd, Request, Severity, SpecifierContext, UnitId,
@@ -78,7 +79,7 @@ pub struct Manager {
     pub streams: Streams,
     entries: Vec<Entry>,
     processes: HashMap<i32, Owner>,
-    starting: BTreeMap<i32, (UnitId, Role, OwnedFd)>,
+    starting: BTreeMap<i32, (UnitId, Role, Start)>,
     waiting: BTreeMap<JobId, Vec<u64>>,
     answers: Vec<Answer>,
     specifiers: SpecifierContext,
@@ -515,8 +516,7 @@ impl Manager {
         }
         self.processes
             .insert(spawned.pid, Owner::Unit(id, role, command.program.clone()));
-        self.starting
-            .insert(spawned.pid, (id, role, spawned.status));
+        self.starting.insert(spawned.pid, (id, role, spawned.start));
         Ok(())
     }
 
@@ -534,10 +534,10 @@ impl Manager {
     }
 
     fn hear_start(&mut self, pid: i32) {
-        let Some((_, _, status)) = self.starting.get(&pid) else {
+        let Some((_, _, start)) = self.starting.get_mut(&pid) else {
             return;
         };
-        let told = match orlop_sys::process::start_result(status.as_fd()) {
+        let told = match start.result() {
             Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return,
             Err(err) => Err(orlop_sys::process::StartFailure {
                 step: orlop_sys::process::Step::Exec,

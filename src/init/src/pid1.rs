@@ -1,6 +1,6 @@
 //! PID 1's one loop: signals, processes, messages and time go in, the [`Manager`] decides, and at the end the machine stops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
@@ -224,10 +224,10 @@ impl Pid1 {
     /// Polls the pipes of starts that are new, and forgets those that were heard.
     fn watch_starts(&mut self) {
         let token_of = |pid: i32| token::START | u64::try_from(pid).unwrap_or(0);
-        let mut live = Vec::new();
+        let mut live = BTreeSet::new();
         for (pid, fd) in self.manager.starting() {
             let token = token_of(pid);
-            live.push(token);
+            live.insert(token);
             if self.watched.contains_key(&token) {
                 continue;
             }

@@ -55,7 +55,7 @@ pub struct Surroundings<'a> {
 /// Starts `command` of `unit`.
 ///
 /// # Errors
-/// [`Failure`]; what fails after the clone arrives through [`Spawned::status`].
+/// [`Failure`]; what fails after the clone arrives through [`Spawned::start`].
 pub fn start(
     unit: &Unit,
     service: &Service,
@@ -106,22 +106,22 @@ pub fn start(
         })
         .collect();
     let exec = Exec {
-        program: &string(&program)?,
-        argv: &argv,
-        envp: &envp,
+        program: string(&program)?,
+        argv,
+        envp,
         stdio: [stdio.input.as_fd(), stdio.output(), stdio.error()],
         inherit: around.inherit,
         cgroup: around.cgroup,
-        directory: &string(directory)?,
-        user: user.as_ref().map(|u| (u.uid, u.gid, u.groups.as_slice())),
+        directory: string(directory)?,
+        user: user.as_ref().map(|u| (u.uid, u.gid, u.groups.clone())),
         umask: service.umask,
         nice: service.nice.map_or(0, i32::from),
         oom_score_adjust: service.oom_score_adjust.map(i32::from),
-        limits: &limits,
+        limits,
         controlling_terminal: stdio.is_terminal,
         no_new_privileges: false,
     };
-    orlop_sys::process::spawn(&exec)
+    orlop_sys::process::spawn(exec)
         .map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
 }
 
@@ -412,13 +412,13 @@ pub fn start_role(words: &[&str]) -> io::Result<i32> {
         .collect::<Result<Vec<CString>, _>>()?;
     let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
     let exec = plain(
-        c"/proc/self/exe",
-        &argv,
-        std::slice::from_ref(&path),
-        c"/",
+        c"/proc/self/exe".to_owned(),
+        argv,
+        vec![path],
+        c"/".to_owned(),
         [null.as_fd(); 3],
     );
-    orlop_sys::process::spawn(&exec).map(|spawned| spawned.pid)
+    orlop_sys::process::spawn_detached(exec)
 }
 
 /// Starts a program as root for somebody who may act as root.
@@ -450,24 +450,22 @@ pub fn start_for_caller(
     let program_text = string(&program).map_err(|failure| failure.text)?;
     let directory = string(directory).map_err(|failure| failure.text)?;
     let exec = plain(
-        &program_text,
-        &arguments,
-        &envp,
-        &directory,
+        program_text,
+        arguments,
+        envp,
+        directory,
         stdio.map(|fd| fd.as_fd()),
     );
-    orlop_sys::process::spawn(&exec)
-        .map(|spawned| spawned.pid)
-        .map_err(|err| format!("cannot start {program}: {err}"))
+    orlop_sys::process::spawn_detached(exec).map_err(|err| format!("cannot start {program}: {err}"))
 }
 
-fn plain<'a>(
-    program: &'a std::ffi::CStr,
-    argv: &'a [CString],
-    envp: &'a [CString],
-    directory: &'a std::ffi::CStr,
-    stdio: [BorrowedFd<'a>; 3],
-) -> Exec<'a> {
+fn plain(
+    program: CString,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    directory: CString,
+    stdio: [BorrowedFd<'_>; 3],
+) -> Exec<'_> {
     Exec {
         program,
         argv,
@@ -480,7 +478,7 @@ fn plain<'a>(
         umask: 0o022,
         nice: 0,
         oom_score_adjust: None,
-        limits: &[],
+        limits: Vec::new(),
         controlling_terminal: false,
         no_new_privileges: false,
     }

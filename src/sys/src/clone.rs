@@ -28,6 +28,8 @@ impl CloneFlags {
     /// Handlers of the caller do not reach the new process (ignored signals do).
     pub const CLEAR_SIGNAL_HANDLERS: Self = Self(0x1_0000_0000);
 
+    /// The caller's memory is the new process's as well.
+    pub(crate) const MEMORY: Self = Self(0x100);
     const PIDFD: Self = Self(0x1000);
     pub(crate) const INTO_CGROUP: Self = Self(0x2_0000_0000);
 

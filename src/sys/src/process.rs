@@ -1,11 +1,15 @@
 //! Starting a program: one clone3(2) straight into its cgroup, then only system calls until execve(2).
 
-use std::ffi::{CStr, CString};
+mod child;
+
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use crate::clone::{CloneArgs, CloneFlags};
+use crate::clone::CloneFlags;
+use child::{Plan, start};
 
 /// A resource limit, setrlimit(2).
 #[derive(Clone, Copy, Debug)]
@@ -22,21 +26,21 @@ pub struct Limit {
 #[derive(Debug)]
 pub struct Exec<'a> {
     /// The program's path.
-    pub program: &'a CStr,
+    pub program: CString,
     /// Its arguments, `argv[0]` first.
-    pub argv: &'a [CString],
+    pub argv: Vec<CString>,
     /// Its environment, `KEY=value`.
-    pub envp: &'a [CString],
+    pub envp: Vec<CString>,
     /// Standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Descriptors that the program finds from number 3 on.
+    /// Descriptors that the program finds from number 3 on, at most 16.
     pub inherit: &'a [BorrowedFd<'a>],
     /// The directory of the cgroup (version 2) that it starts in.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The working directory; one that is missing fails the start.
-    pub directory: &'a CStr,
+    pub directory: CString,
     /// User, group and supplementary groups; `None` keeps root.
-    pub user: Option<(u32, u32, &'a [u32])>,
+    pub user: Option<(u32, u32, Vec<u32>)>,
     /// The file mode creation mask.
     pub umask: u32,
     /// The nice value, -20 to 19.
@@ -44,7 +48,7 @@ pub struct Exec<'a> {
     /// The out-of-memory killer's adjustment, -1000 to 1000.
     pub oom_score_adjust: Option<i32>,
     /// Resource limits to set.
-    pub limits: &'a [Limit],
+    pub limits: Vec<Limit>,
     /// Whether standard input, a terminal, becomes the controlling terminal of the new session.
     pub controlling_terminal: bool,
     /// Whether execve(2) may not grant privileges (`PR_SET_NO_NEW_PRIVS`).
@@ -131,148 +135,100 @@ pub struct StartFailure {
 pub struct Spawned {
     /// Its process number; it stays taken until the parent has waited for it.
     pub pid: i32,
-    /// Closes without data when the program runs; else holds a message for [`start_result`].
-    pub status: OwnedFd,
+    /// How its start goes.
+    pub start: Start,
 }
 
-/// Reads the outcome of a start from [`Spawned::status`], which must be readable.
-///
-/// # Errors
-/// `WouldBlock` while there is none yet, and other errors of read(2).
-pub fn start_result(status: BorrowedFd<'_>) -> io::Result<Result<(), StartFailure>> {
-    let mut message = [0_u8; 5];
-    let read = nix::unistd::read(status, &mut message)?;
-    if read == 0 {
-        return Ok(Ok(()));
+/// The start of a child: a pipe that closes when the program runs or the child is gone, and what the child works on until then.
+#[derive(Debug)]
+pub struct Start {
+    pipe: OwnedFd,
+    failure: Option<StartFailure>,
+    /// The child shares our memory and reads this until the pipe is closed.
+    plan: ManuallyDrop<Box<Plan>>,
+    is_over: bool,
+}
+
+impl Start {
+    /// The outcome, once the pipe is readable and for as long as it is.
+    ///
+    /// # Errors
+    /// `WouldBlock` while there is none yet, and other errors of read(2).
+    pub fn result(&mut self) -> io::Result<Result<(), StartFailure>> {
+        loop {
+            let mut message = [0_u8; 5];
+            if nix::unistd::read(&self.pipe, &mut message)? == 0 {
+                // The end: the program has a memory of its own, or the child has none any more.
+                self.is_over = true;
+                return Ok(self.failure.take().map_or(Ok(()), Err));
+            }
+            let [code, errno @ ..] = message;
+            self.failure = Some(StartFailure {
+                step: Step::from_code(code).unwrap_or(Step::Exec),
+                err: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+            });
+        }
     }
-    let [code, errno @ ..] = message;
-    Ok(Err(StartFailure {
-        step: Step::from_code(code).unwrap_or(Step::Exec),
-        err: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
-    }))
+}
+
+impl AsFd for Start {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        // A child that is still on its way keeps what it reads: a few kilobytes are lost rather than used after they are freed.
+        if self.is_over || self.result().is_ok() {
+            // SAFETY: dropped here and nowhere else, and the child does not use it any more.
+            unsafe { ManuallyDrop::drop(&mut self.plan) };
+        }
+    }
 }
 
 /// Starts `exec` as a child in a session of its own, with all signals at their defaults and unblocked.
 ///
-/// Must be called by a process with one thread: between clone3(2) and execve(2) the child works on a copy of its memory.
+/// The child shares this process's memory until execve(2), as with vfork(2), but nobody waits for it: neither page tables nor pages are copied, and
+/// a program on a slow disk holds nobody up. It only makes system calls, on a stack of its own. One whose out-of-memory adjustment changes gets
+/// a copy of the memory, since the kernel changes that of all who share.
 ///
 /// # Errors
-/// Those of pipe2(2) and clone3(2); what fails in the child arrives through [`Spawned::status`].
-pub fn spawn(exec: &Exec<'_>) -> io::Result<Spawned> {
-    let argv: Vec<*const libc::c_char> = terminated(exec.argv);
-    let envp: Vec<*const libc::c_char> = terminated(exec.envp);
-    let (status, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&status, true)?;
-    let mut args = CloneArgs {
-        flags: CloneFlags::CLEAR_SIGNAL_HANDLERS.0,
-        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
-        ..CloneArgs::default()
+/// Those of pipe2(2) and clone3(2); what fails in the child arrives through [`Start::result`].
+pub fn spawn(exec: Exec<'_>) -> io::Result<Spawned> {
+    let (pipe, report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&pipe, true)?;
+    let mut flags = CloneFlags::CLEAR_SIGNAL_HANDLERS;
+    if exec.oom_score_adjust.is_none() {
+        flags |= CloneFlags::MEMORY;
+    }
+    let cgroup = exec.cgroup.map(|fd| fd.as_raw_fd());
+    let plan = ManuallyDrop::new(Box::new(Plan::new(exec, ignored_signals(), &report)));
+    let pid = start(flags, cgroup, &plan);
+    let mut start = Start {
+        pipe,
+        failure: None,
+        plan,
+        is_over: false,
     };
-    if let Some(cgroup) = exec.cgroup {
-        args.flags |= CloneFlags::INTO_CGROUP.0;
-        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(0);
-    }
-    let ignored = ignored_signals();
-    // SAFETY: `args` is a whole `clone_args` without a stack: the child goes on here on a copy of this memory.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match pid {
-        0 => {
-            let mut report = report.as_raw_fd();
-            let (step, errno) = become_program(exec, ignored, &argv, &envp, &mut report);
-            let [a, b, c, d] = errno.to_ne_bytes();
-            let message = [step as u8, a, b, c, d];
-            // SAFETY: write(2) reads the five bytes of `message`.
-            unsafe { libc::write(report, message.as_ptr().cast(), message.len()) };
-            // SAFETY: _exit(2) runs nothing of the parent's copy.
-            unsafe { libc::_exit(i32::from(step as u8)) }
+        Ok(pid) => Ok(Spawned { pid, start }),
+        Err(err) => {
+            start.is_over = true;
+            Err(err)
         }
-        pid if pid > 0 => Ok(Spawned {
-            pid: i32::try_from(pid).unwrap_or(i32::MAX),
-            status,
-        }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn terminated(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr())
-        .chain(std::iter::once(std::ptr::null()))
-        .collect()
-}
-
-fn errno() -> i32 {
-    io::Error::last_os_error()
-        .raw_os_error()
-        .unwrap_or(libc::EINVAL)
-}
-
-/// The child's way to its program: system calls alone. Returns only the step that failed and its error number.
-fn become_program(
-    exec: &Exec<'_>,
-    ignored: &[libc::c_int],
-    argv: &[*const libc::c_char],
-    envp: &[*const libc::c_char],
-    report: &mut libc::c_int,
-) -> (Step, i32) {
-    macro_rules! attempt {
-        ($step:expr, $call:expr) => {
-            // SAFETY: one system call on values and pointers that live until execve(2); see the callers' arguments.
-            if unsafe { $call } < 0 {
-                return ($step, errno());
-            }
-        };
-    }
-    default_signals(ignored);
-    attempt!(Step::Session, libc::setsid());
-    match move_descriptors(exec, *report) {
-        Ok(moved) => *report = moved,
-        Err(failure) => return failure,
-    }
-    if exec.controlling_terminal {
-        attempt!(Step::Session, libc::ioctl(0, libc::TIOCSCTTY, 0));
-    }
-    if let Some(adjust) = exec.oom_score_adjust
-        && let Err(errno) = write_oom_score_adjust(adjust)
-    {
-        return (Step::OomAdjust, errno);
-    }
-    for limit in exec.limits {
-        let rlimit = libc::rlimit {
-            rlim_cur: limit.soft,
-            rlim_max: limit.hard,
-        };
-        attempt!(
-            Step::Limits,
-            libc::setrlimit(limit.resource, &raw const rlimit)
-        );
-    }
-    if exec.nice != 0 {
-        attempt!(
-            Step::Nice,
-            libc::setpriority(libc::PRIO_PROCESS, 0, exec.nice)
-        );
-    }
-    // SAFETY: umask(2) cannot fail and takes a value.
-    unsafe { libc::umask(exec.umask) };
-    if let Some((uid, gid, groups)) = exec.user {
-        attempt!(Step::Group, libc::setgroups(groups.len(), groups.as_ptr()));
-        attempt!(Step::Group, libc::setresgid(gid, gid, gid));
-        attempt!(Step::User, libc::setresuid(uid, uid, uid));
-    }
-    attempt!(Step::Directory, libc::chdir(exec.directory.as_ptr()));
-    if exec.no_new_privileges {
-        attempt!(
-            Step::NoNewPrivileges,
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        );
-    }
-    attempt!(
-        Step::Exec,
-        libc::execve(exec.program.as_ptr(), argv.as_ptr(), envp.as_ptr())
-    );
-    (Step::Exec, libc::EINVAL)
+/// Starts `exec` like [`spawn`], on a copy of our memory and without an account of how its start went: what fails is its exit code.
+///
+/// # Errors
+/// Those of opening `/dev/null` and of clone3(2).
+pub fn spawn_detached(exec: Exec<'_>) -> io::Result<i32> {
+    let report = OwnedFd::from(std::fs::File::options().write(true).open("/dev/null")?);
+    let cgroup = exec.cgroup.map(|fd| fd.as_raw_fd());
+    let plan = Plan::new(exec, ignored_signals(), &report);
+    start(CloneFlags::CLEAR_SIGNAL_HANDLERS, cgroup, &plan)
 }
 
 /// The signals that this process ignores, as it found them or as Rust's runtime set them; looked up once, at the first start.
@@ -292,131 +248,56 @@ fn ignored_signals() -> &'static [libc::c_int] {
     })
 }
 
-/// Signals that are ignored or blocked stay so over execve(2): undo what the parent has set. Handlers are gone with `CLONE_CLEAR_SIGHAND`.
-fn default_signals(ignored: &[libc::c_int]) {
-    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset(3) initialises the set it is given.
-    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-    for signal in ignored {
-        // SAFETY: setting a default disposition takes no memory.
-        unsafe { libc::signal(*signal, libc::SIG_DFL) };
-    }
-    // SAFETY: `none` was initialised above; the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
-}
-
-/// Puts standard input, output, error and the inherited descriptors at 0, 1, 2, 3 …; answers the report pipe's new number.
-fn move_descriptors(exec: &Exec<'_>, report: libc::c_int) -> Result<libc::c_int, (Step, i32)> {
-    const ROOM: libc::c_int = 64;
-    let above = |fd: libc::c_int, step: Step| {
-        // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes values alone.
-        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, ROOM) };
-        if copy < 0 {
-            Err((step, errno()))
-        } else {
-            Ok(copy)
-        }
-    };
-    let place = |fd: libc::c_int, at: libc::c_int, step: Step| {
-        // SAFETY: dup2(2) takes values alone; the copy has no close-on-exec flag.
-        if unsafe { libc::dup2(fd, at) } < 0 {
-            Err((step, errno()))
-        } else {
-            Ok(())
-        }
-    };
-    let report = above(report, Step::Descriptors)?;
-    let mut stdio = [0; 3];
-    for (to, from) in stdio.iter_mut().zip(exec.stdio) {
-        *to = above(from.as_raw_fd(), Step::Stdio)?;
-    }
-    let mut inherit = [0; 16];
-    for (to, from) in inherit.iter_mut().zip(exec.inherit) {
-        *to = above(from.as_raw_fd(), Step::Descriptors)?;
-    }
-    for (at, fd) in (0..).zip(stdio) {
-        place(fd, at, Step::Stdio)?;
-    }
-    for (at, (fd, _)) in (3..).zip(inherit.iter().zip(exec.inherit)) {
-        place(*fd, at, Step::Descriptors)?;
-    }
-    Ok(report)
-}
-
-fn write_oom_score_adjust(adjust: i32) -> Result<(), i32> {
-    let mut text = [0_u8; 12];
-    let mut at = text.len();
-    let mut rest = adjust.unsigned_abs();
-    loop {
-        at = at.saturating_sub(1);
-        if let Some(digit) = text.get_mut(at) {
-            *digit = b'0'.saturating_add(u8::try_from(rest % 10).unwrap_or(0));
-        }
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if adjust < 0 {
-        at = at.saturating_sub(1);
-        if let Some(sign) = text.get_mut(at) {
-            *sign = b'-';
-        }
-    }
-    let bytes = text.get(at..).unwrap_or_default();
-    // SAFETY: open(2) reads a string that ends in NUL.
-    let fd = unsafe {
-        libc::open(
-            c"/proc/self/oom_score_adj".as_ptr(),
-            libc::O_WRONLY | libc::O_CLOEXEC,
-        )
-    };
-    if fd < 0 {
-        return Err(errno());
-    }
-    // SAFETY: write(2) reads `bytes.len()` bytes of `bytes`.
-    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-    if written < 0 { Err(errno()) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd as _;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::ffi::CStr;
 
-    fn run<'a>(
-        program: &'a CStr,
-        argv: &'a [CString],
-        null: &'a std::fs::File,
-        change: impl FnOnce(&mut Exec<'a>),
-    ) -> (String, Option<StartFailure>) {
-        let (read, write) = std::io::pipe().unwrap();
-        let mut exec = Exec {
-            program,
-            argv,
-            envp: &[],
+    fn plain<'a>(program: &CStr, argv: &[CString], null: &'a std::fs::File) -> Exec<'a> {
+        Exec {
+            program: program.to_owned(),
+            argv: argv.to_vec(),
+            envp: Vec::new(),
             stdio: [null.as_fd(); 3],
             inherit: &[],
             cgroup: None,
-            directory: c"/",
+            directory: c"/".to_owned(),
             user: None,
             umask: 0o022,
             nice: 0,
             oom_score_adjust: None,
-            limits: &[],
+            limits: Vec::new(),
             controlling_terminal: false,
             no_new_privileges: false,
-        };
+        }
+    }
+
+    fn run<'a>(
+        program: &CStr,
+        argv: &[CString],
+        null: &'a std::fs::File,
+        change: impl FnOnce(&mut Exec<'a>),
+    ) -> (String, Option<StartFailure>) {
+        let (read, write) = std::io::pipe().unwrap();
+        let mut exec = plain(program, argv, null);
         change(&mut exec);
         let [input, ..] = exec.stdio;
-        let spawned = spawn(&Exec {
+        let mut spawned = spawn(Exec {
             stdio: [input, write.as_fd(), write.as_fd()],
             ..exec
         })
         .unwrap();
         drop(write);
         let output = std::io::read_to_string(read).unwrap();
-        let failure = start_result(spawned.status.as_fd()).unwrap().err();
+        let failure = loop {
+            let mut readable = [PollFd::new(spawned.start.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::NONE).unwrap();
+            match spawned.start.result() {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                result => break result.unwrap().err(),
+            }
+        };
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(spawned.pid), None).unwrap();
         (output, failure)
     }
@@ -428,7 +309,7 @@ mod tests {
     #[test]
     fn a_program_runs_in_a_session_of_its_own_with_its_settings() {
         let script = "umask; ulimit -n; cat /proc/self/oom_score_adj; read pid rest < /proc/self/stat; set -- $rest; test $4 = $$ || echo session $4; pwd";
-        let limits = [Limit {
+        let limits = vec![Limit {
             resource: libc::RLIMIT_NOFILE,
             soft: 77,
             hard: 77,
@@ -438,8 +319,8 @@ mod tests {
         let (output, failure) = run(c"/bin/sh", &argv, &null, |exec| {
             exec.umask = 0o077;
             exec.oom_score_adjust = Some(500);
-            exec.limits = &limits;
-            exec.directory = c"/usr";
+            exec.limits = limits;
+            exec.directory = c"/usr".to_owned();
         });
         assert!(failure.is_none(), "{failure:?}");
         let lines: Vec<&str> = output.lines().collect();
@@ -447,6 +328,52 @@ mod tests {
         assert_eq!(lines.get(1), Some(&"77"));
         assert_eq!(lines.get(2), Some(&"500"));
         assert_eq!(lines.last(), Some(&"/usr"));
+    }
+
+    #[test]
+    fn a_child_that_shares_our_memory_leaves_it_as_it_was() {
+        let argv = arguments(&["sh", "-c", "ulimit -n; umask"]);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for _ in 0..200 {
+            let kept = vec![7_u8; 100_000];
+            let (output, failure) = run(c"/bin/sh", &argv, &null, |exec| {
+                exec.umask = 0o027;
+                exec.limits = vec![Limit {
+                    resource: libc::RLIMIT_NOFILE,
+                    soft: 99,
+                    hard: 99,
+                }];
+            });
+            assert!(failure.is_none(), "{failure:?}");
+            assert_eq!(output, "99\n0027\n");
+            assert!(kept.iter().all(|byte| *byte == 7));
+        }
+    }
+
+    #[test]
+    fn a_start_that_nobody_waits_for_is_no_danger() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut pids = Vec::new();
+        for _ in 0..50 {
+            let spawned = spawn(plain(c"/bin/true", &arguments(&["true"]), &null));
+            pids.push(spawned.unwrap().pid);
+        }
+        for pid in pids {
+            let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
+            assert!(
+                matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)),
+                "{ended:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_detached_program_that_is_missing_is_an_exit_code() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let pid = spawn_detached(plain(c"/no/such/program", &arguments(&["x"]), &null));
+        let pid = nix::unistd::Pid::from_raw(pid.unwrap());
+        let ended = nix::sys::wait::waitpid(pid, None).unwrap();
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(pid, 203));
     }
 
     #[test]
@@ -458,7 +385,7 @@ mod tests {
         assert_eq!(failure.step, Step::Exec);
         assert_eq!(failure.err.raw_os_error(), Some(libc::ENOENT));
         let (_, failure) = run(c"/bin/true", &argv, &null, |exec| {
-            exec.directory = c"/no/such/directory"
+            exec.directory = c"/no/such/directory".to_owned()
         });
         assert_eq!(failure.unwrap().step, Step::Directory);
     }
