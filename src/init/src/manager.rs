@@ -277,7 +277,9 @@ impl Manager {
                     .starts_ns
                     .retain(|t| now_ns.saturating_sub(*t) < window_ns);
                 let count = u32::try_from(entry.starts_ns.len()).unwrap_or(u32::MAX);
-                if window_ns > 0 && limit.burst > 0 && count >= limit.burst {
+                if !run.can_begin() {
+                    Input::Start
+                } else if window_ns > 0 && limit.burst > 0 && count >= limit.burst {
                     Input::LimitHit(format!(
                         "started {} times in {} s, which is the limit; `systemctl reset-failed` lifts it",
                         limit.burst,
@@ -562,7 +564,7 @@ impl Manager {
                 let text = format!(
                     "cannot {} {program}: {} (status {}/{})",
                     failure.step.words(),
-                    failure.err,
+                    words(&failure.err),
                     failure.step as u8,
                     orlop_unit::value::exit_code_name(failure.step as u8).unwrap_or("?")
                 );
@@ -805,11 +807,13 @@ impl Manager {
                         &format!("{}: cancelled: {message}", kind.as_str()),
                     ),
                     JobResult::Failed | JobResult::TimedOut | JobResult::Dependency => {
-                        self.log(
-                            Priority::Error,
-                            unit,
-                            &format!("{} failed: {message}", kind.as_str()),
-                        );
+                        // What the service said of itself when it happened is not said again.
+                        let run = self.entry(unit).and_then(|e| e.run.as_ref());
+                        let text = match run.filter(|r| r.failure.as_ref() == Some(&message)) {
+                            Some(run) => format!("failed with result {}", run.result.as_str()),
+                            None => format!("failed: {message}"),
+                        };
+                        self.log(Priority::Error, unit, &format!("{} {text}", kind.as_str()));
                     }
                 }
                 for connection in self.waiting.remove(&job).unwrap_or_default() {
@@ -936,6 +940,14 @@ impl Default for Manager {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The kernel's error in words alone; the library adds its number.
+fn words(err: &std::io::Error) -> String {
+    err.raw_os_error().map_or_else(
+        || err.to_string(),
+        |number| nix::errno::Errno::from_raw(number).desc().to_owned(),
+    )
 }
 
 /// What stop commands are told of the run's end (systemd.exec(5)).

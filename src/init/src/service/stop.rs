@@ -1,0 +1,230 @@
+//! From a stop job, or a service that went by itself, to one that is down; and what happens when time is over.
+
+use std::time::Duration;
+
+use orlop_unit::{ActiveState, KillMode, Outcome, ServiceResult, Signal};
+
+use super::{Action, Phase, Run, State, after};
+
+impl Run {
+    pub(super) fn stop(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.job = true;
+        self.stop_requested = true;
+        self.start_next = false;
+        match self.state {
+            State::Dead | State::Failed => {
+                self.job = false;
+                actions.push(Action::Report(self.active_state(), Outcome::Done));
+            }
+            State::AutoRestart => {
+                self.state = State::Dead;
+                self.deadline_ns = None;
+                self.job = false;
+                actions.push(Action::Report(ActiveState::Inactive, Outcome::Done));
+            }
+            State::Running | State::Exited => self.begin_stop(now_ns, actions),
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {}
+            // Where a command runs there is no room for those of ExecStop=, as in systemd.
+            State::Commands(_) | State::Awaiting => self.terminate(now_ns, actions),
+        }
+    }
+
+    pub(super) fn begin_stop(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.deadline_ns = after(now_ns, self.service.timeout_stop);
+        if self.started {
+            self.enter(Phase::Stop, 0, now_ns, actions);
+        } else {
+            self.terminate(now_ns, actions);
+        }
+    }
+
+    /// Signals what still runs, and waits for it to go.
+    pub(super) fn terminate(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.state = State::Terminating;
+        self.deadline_ns = after(now_ns, self.service.timeout_stop);
+        let signal = self.service.kill_signal;
+        match self.service.kill_mode {
+            KillMode::ControlGroup => actions.push(Action::SignalAll(signal)),
+            KillMode::Mixed | KillMode::Process => {
+                if self.main.is_some() {
+                    actions.push(Action::SignalMain(signal));
+                } else if self.service.kill_mode == KillMode::Mixed {
+                    actions.push(Action::KillAll);
+                }
+                if self.control.is_some() {
+                    actions.push(Action::SignalControl(signal));
+                }
+            }
+            // Left to itself: what becomes of it is no matter of this service any more.
+            KillMode::None => {
+                self.main = None;
+                self.control = None;
+                self.enter(Phase::StopPost, 0, now_ns, actions);
+            }
+        }
+    }
+
+    /// SIGKILL for those whom `KillMode=` lets us kill.
+    fn kill(&self, actions: &mut Vec<Action>) {
+        match self.service.kill_mode {
+            KillMode::ControlGroup | KillMode::Mixed => actions.push(Action::KillAll),
+            KillMode::Process => {
+                if self.main.is_some() {
+                    actions.push(Action::SignalMain(Signal::KILL));
+                }
+                if self.control.is_some() {
+                    actions.push(Action::SignalControl(Signal::KILL));
+                }
+            }
+            KillMode::None => {}
+        }
+    }
+
+    /// Whether nothing that `KillMode=` covers runs any more; `empty` tells of the cgroup.
+    pub(super) fn is_gone(&self, empty: bool) -> bool {
+        match self.service.kill_mode {
+            KillMode::ControlGroup | KillMode::Mixed => empty,
+            KillMode::Process | KillMode::None => {
+                empty || (self.main.is_none() && self.control.is_none())
+            }
+        }
+    }
+
+    pub(super) fn empty(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        if self.awaits_empty() && self.is_gone(true) {
+            self.main = None;
+            self.control = None;
+            self.deadline_ns = after(now_ns, self.service.timeout_stop);
+            self.enter(Phase::StopPost, 0, now_ns, actions);
+        }
+    }
+
+    /// The last process has gone and the last command has run.
+    pub(super) fn down(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.deadline_ns = None;
+        self.kill(actions);
+        actions.push(Action::Release);
+        let bad = !matches!(
+            self.result,
+            ServiceResult::Success | ServiceResult::ExecCondition
+        );
+        let rest = if bad && !self.stop_requested {
+            State::Failed
+        } else {
+            State::Dead
+        };
+        let restarts =
+            !self.stop_requested && self.service.restarts_after(self.result, self.main_end);
+        if self.start_next {
+            self.state = State::Dead;
+            self.start(now_ns, actions);
+            return;
+        }
+        self.state = rest;
+        let job = std::mem::take(&mut self.job);
+        if restarts {
+            self.restarts = self.restarts.saturating_add(1);
+            self.state = State::AutoRestart;
+            self.deadline_ns = after(now_ns, Some(self.service.restart_delay));
+        } else {
+            self.restarts = 0;
+        }
+        if job {
+            let outcome = if self.stop_requested {
+                Outcome::Done
+            } else if let Some(text) = self.skipped.take() {
+                Outcome::Skipped(text)
+            } else {
+                let text = self
+                    .failure
+                    .clone()
+                    .unwrap_or_else(|| "it ended".to_owned());
+                match self.result {
+                    ServiceResult::Timeout => Outcome::TimedOut(text),
+                    _ => Outcome::Failed(text),
+                }
+            };
+            actions.push(Action::Report(self.active_state(), outcome));
+        } else {
+            actions.push(Action::WentDown);
+        }
+    }
+
+    pub(super) fn deadline(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.deadline_ns = None;
+        match self.state {
+            State::AutoRestart => actions.push(Action::Restart),
+            State::Commands(
+                Phase::Condition | Phase::StartPre | Phase::Start | Phase::StartPost,
+            )
+            | State::Awaiting => {
+                let seconds = self.start_timeout().unwrap_or_default().as_secs();
+                let awaited = match self.state {
+                    State::Commands(phase) => format!("{} ran", phase.directive()),
+                    _ => "READY=1 was awaited".to_owned(),
+                };
+                let text = format!("the start took longer than {seconds} s, while {awaited}");
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                self.terminate(now_ns, actions);
+            }
+            State::Commands(Phase::Reload) => {
+                actions.push(Action::SignalControl(Signal::KILL));
+                let text = "the reload took too long".to_owned();
+                self.stay_up(Outcome::TimedOut(text), now_ns, actions);
+            }
+            State::Running => {
+                let text = "it ran as long as RuntimeMaxSec= allows".to_owned();
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                self.begin_stop(now_ns, actions);
+            }
+            State::Commands(Phase::Stop | Phase::StopPost)
+            | State::Terminating
+            | State::Killing => {
+                self.stop_took_too_long(now_ns, actions);
+            }
+            State::Dead | State::Failed | State::Exited => {}
+        }
+    }
+
+    pub(super) fn stop_took_too_long(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        let seconds = self.service.timeout_stop.unwrap_or_default().as_secs();
+        match self.state {
+            State::Commands(Phase::StopPost) => {
+                let text = format!("ExecStopPost= took longer than {seconds} s, and is killed");
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                actions.push(Action::SignalControl(Signal::KILL));
+                self.down(now_ns, actions);
+            }
+            State::Killing => {
+                let text =
+                    format!("processes are left {seconds} s after SIGKILL; giving up on them");
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                self.down(now_ns, actions);
+            }
+            State::Commands(Phase::Stop) => {
+                let text = format!("ExecStop= took longer than {seconds} s");
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                actions.push(Action::SignalControl(Signal::KILL));
+                self.terminate(now_ns, actions);
+            }
+            _ => {
+                let text = format!("it did not stop within {seconds} s, and is killed");
+                actions.push(Action::Log(true, text.clone()));
+                self.blame(ServiceResult::Timeout, text);
+                self.state = State::Killing;
+                self.deadline_ns = after(
+                    now_ns,
+                    self.service.timeout_stop.or(Some(Duration::from_secs(90))),
+                );
+                self.kill(actions);
+            }
+        }
+    }
+}
