@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 /// Runs `orlop boot-times`.
 pub(crate) fn run(_args: &[OsString]) -> ExitCode {
+    orlop_sys::signal::end_with_closed_pipes();
     let text = match std::fs::read_to_string(orlop_boot::times::PATH) {
         Ok(text) => text,
         Err(err) => {

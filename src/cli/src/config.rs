@@ -25,6 +25,7 @@ const LARGEST_FILE: u64 = 64 << 20;
 
 /// Runs `orlop config` with the arguments after that word.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    orlop_sys::signal::end_with_closed_pipes();
     let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
     let result = match words.split_first() {
         _ if words.len() != args.len() => Err(anyhow::anyhow!("arguments have to be UTF-8")),

@@ -135,6 +135,10 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     let Some((name, rest)) = words.split_first() else {
         return help();
     };
+    // What starts containers goes on until they run, whoever reads its output.
+    if name != "run" {
+        orlop_sys::signal::end_with_closed_pipes();
+    }
     match WORDS.iter().find(|word| word.name == name) {
         Some(word) => (word.run)(rest),
         None if ["help", "--help", "-h"].contains(&name.as_str()) => help(),

@@ -31,6 +31,7 @@ Commands:
 
 /// Runs `systemctl`.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    orlop_sys::signal::end_with_closed_pipes();
     let mut options = Options::default();
     let mut words = Vec::new();
     let mut args = args.iter().map(|a| a.to_string_lossy().into_owned());

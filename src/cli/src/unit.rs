@@ -22,6 +22,7 @@ const DIRECTORIES: [&str; 4] = [
 
 /// Runs the words after `orlop unit`: 0 when every unit loads, 1 when one does not, 2 for a wrong call.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    orlop_sys::signal::end_with_closed_pipes();
     let (word, files) = match args.split_first() {
         Some((word, files)) if !files.is_empty() => (word, files),
         _ => {

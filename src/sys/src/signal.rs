@@ -99,3 +99,10 @@ pub fn reap() -> io::Result<Option<(i32, End)>> {
         }
     }
 }
+
+/// Lets SIGPIPE end this process, as it does any program that a shell starts: whoever read its output, such as `head`, has enough.
+/// Rust's own start ignores the signal, and `println!` panics instead.
+pub fn end_with_closed_pipes() {
+    // SAFETY: the default disposition runs none of our code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
