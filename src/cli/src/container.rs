@@ -11,7 +11,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use clap::Parser as _;
 use nix::sys::signal::Signal;
 use orlop_container::{EXIT_RUNTIME, Error, Record, Records, StateError};
 
@@ -51,7 +50,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 
 /// Runs `run` for the command called `caller`.
 pub(crate) fn run(caller: &str, words: &[String]) -> ExitCode {
-    let flags = match RunFlags::try_parse_from(words) {
+    let flags = match RunFlags::parse_words(words) {
         Ok(flags) => flags,
         Err(error) if error.use_stderr() => {
             // The first line says it; the rest is a usage that scrolls it away in a journal.

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use orlop_container::{ALL_CAPABILITIES, Device, Fill, Request, adjust_capabilities};
 use orlop_net::container::Publish;
@@ -25,6 +26,8 @@ use super::volumes;
     no_binary_name = true,
     disable_help_flag = true,
     disable_version_flag = true,
+    disable_help_subcommand = true,
+    override_usage = "run [FLAG…] IMAGE [COMMAND…]",
     args_override_self = true
 )]
 pub(crate) struct RunFlags {
@@ -184,11 +187,38 @@ pub(crate) struct RunFlags {
     help: Option<bool>,
 
     /// What to run
-    #[arg(required = true)]
+    #[arg(skip)]
     pub(crate) image: String,
-    /// Command and arguments instead of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// What to run, then command and arguments instead of the image's
+    #[command(subcommand)]
+    rest: Option<Rest>,
+    #[arg(skip)]
     command: Vec<String>,
+}
+
+/// From the image on nothing is a flag of ours: what clap calls an external subcommand.
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Rest {
+    #[command(external_subcommand)]
+    Words(Vec<String>),
+}
+
+impl RunFlags {
+    /// Reads the words behind `run`.
+    ///
+    /// # Errors
+    /// What is wrong with them, or the help that they ask for.
+    pub(crate) fn parse_words(words: &[String]) -> Result<Self, clap::Error> {
+        let mut flags = Self::try_parse_from(words)?;
+        let Some(Rest::Words(mut rest)) = flags.rest.take().filter(|Rest::Words(w)| !w.is_empty())
+        else {
+            let text = "an image is needed";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, text));
+        };
+        flags.image = rest.remove(0);
+        flags.command = rest;
+        Ok(flags)
+    }
 }
 
 /// Taken so that command lines of old units work; what they ask for is so anyway, or has no meaning here.
@@ -539,8 +569,34 @@ fn device(text: &str) -> Result<Device> {
 mod tests {
     use super::*;
 
-    fn flags(words: &[&str]) -> RunFlags {
-        RunFlags::try_parse_from(words).unwrap()
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn flags(list: &[&str]) -> RunFlags {
+        RunFlags::parse_words(&words(list)).unwrap()
+    }
+
+    #[test]
+    fn a_flag_right_behind_the_image_is_the_commands() {
+        let flags = flags(&["--entrypoint", "/bin/sh", "busybox", "-c", "exit 3", "--rm"]);
+        assert_eq!(flags.image, "busybox");
+        assert_eq!(flags.command, ["-c", "exit 3", "--rm"]);
+        assert!(!flags.rm.0);
+    }
+
+    #[test]
+    fn a_flag_that_nobody_knows_is_no_image() {
+        for list in [["--no-such-flag", "busybox"], ["-Z", "busybox"]] {
+            let error = RunFlags::parse_words(&words(&list))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(&format!("unexpected argument '{}' found", list[0])),
+                "{error}"
+            );
+        }
+        assert!(RunFlags::parse_words(&[]).is_err());
     }
 
     #[test]
