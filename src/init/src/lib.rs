@@ -38,6 +38,7 @@ mod spawn;
 mod streams;
 mod teardown;
 mod unit_files;
+mod unsupported;
 
 use std::convert::Infallible;
 use std::process::ExitCode;

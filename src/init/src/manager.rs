@@ -20,7 +20,7 @@ use crate::service::{Action, Input, Phase, Role, Run};
 use crate::spawn::{self, Surroundings};
 use crate::streams::{JOURNAL_UNIT, Streams};
 use crate::unit_files::{DIRECTORIES, Files};
-use crate::{cgroup, conditions, notify};
+use crate::{cgroup, conditions, notify, unsupported};
 
 /// Who a child of PID 1 is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,12 +192,20 @@ impl Manager {
                 continue;
             };
             match &mut entry.run {
-                Some(run) => {
-                    if !std::sync::Arc::ptr_eq(run.unit(), unit) {
-                        run.replace_unit(unit);
-                    }
-                }
+                Some(run) if std::sync::Arc::ptr_eq(run.unit(), unit) => continue,
+                Some(run) => run.replace_unit(unit),
                 None => entry.run = Run::new(unit),
+            }
+            if let Some(service) = unit.service() {
+                let directives = unsupported::without_effect(unit, service);
+                if !directives.is_empty() {
+                    let text = format!(
+                        "{}: without effect here: {}",
+                        unit.name.as_str(),
+                        directives.join(" ")
+                    );
+                    log(Priority::Warning, &text);
+                }
             }
         }
     }
@@ -304,6 +312,9 @@ impl Manager {
     /// Why a start is skipped or fails before it begins.
     fn unmet(&self, id: UnitId) -> Option<Outcome> {
         let unit = self.graph.unit(id)?;
+        if let Some(text) = unsupported::refusal(unit) {
+            return Some(Outcome::Failed(text.to_owned()));
+        }
         if let Err(condition) = unit.conditions.check(conditions::holds) {
             let negation = if condition.negate { "!" } else { "" };
             return Some(Outcome::Skipped(format!(

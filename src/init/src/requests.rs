@@ -162,6 +162,26 @@ impl Pid1 {
         if let LoadState::Failed(problem) = self.manager.graph.load_state(id) {
             return Err((FAILED, problem.to_string()));
         }
+        if let Some(unit) = self.manager.graph.unit(id) {
+            let directive = match request {
+                Request::Start | Request::Restart if unit.refuse_manual_start => {
+                    "RefuseManualStart="
+                }
+                Request::Stop | Request::Restart | Request::TryRestart
+                    if unit.refuse_manual_stop =>
+                {
+                    "RefuseManualStop="
+                }
+                _ => "",
+            };
+            if !directive.is_empty() {
+                let text = format!(
+                    "{} has {directive}: other units alone may ask for this",
+                    unit.name.as_str()
+                );
+                return Err((FAILED, text));
+            }
+        }
         let block = parameters
             .get("block")
             .and_then(Value::as_bool)
