@@ -98,6 +98,16 @@ impl Shell {
         })
     }
 
+    /// Leaves the shell.
+    ///
+    /// # Errors
+    /// QEMU is gone.
+    pub fn leave(mut self) -> Result<()> {
+        self.stream
+            .write_all(b"exit\n")
+            .context("type on the console")
+    }
+
     /// Types `command` and gives what it printed, once the shell says that it is done.
     ///
     /// # Errors

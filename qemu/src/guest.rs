@@ -435,6 +435,17 @@ impl Guest {
         self.wait_for_end()
     }
 
+    /// Presses Ctrl, Alt and Delete together on the guest's keyboard.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub fn press_ctrl_alt_del(&self) -> Result<()> {
+        let keys = ["ctrl", "alt", "delete"]
+            .map(|key| serde_json::json!({ "type": "qcode", "data": key }));
+        let arguments = serde_json::json!({ "keys": keys });
+        self.qmp()?.execute_with("send-key", &arguments).map(|_| ())
+    }
+
     /// Waits until QEMU has ended by itself, after something in the guest was told to power off.
     ///
     /// # Errors

@@ -40,7 +40,15 @@ impl Qmp {
     /// # Errors
     /// QEMU refuses or is gone.
     pub fn execute(&mut self, command: &str) -> Result<Value> {
-        let request = serde_json::json!({ "execute": command });
+        self.execute_with(command, &serde_json::json!({}))
+    }
+
+    /// Runs a command with arguments.
+    ///
+    /// # Errors
+    /// QEMU refuses or is gone.
+    pub fn execute_with(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let request = serde_json::json!({ "execute": command, "arguments": arguments });
         writeln!(self.reader.get_mut(), "{request}")
             .with_context(|| format!("tell QEMU to {command}"))?;
         // Events come between a command and its answer.

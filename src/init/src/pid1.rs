@@ -38,6 +38,9 @@ const STOP_LIMIT_NS: u64 = 120_000_000_000;
 /// How long nothing has to happen before PID 1 counts as waiting.
 const QUIET_NS: u64 = 2_000_000_000;
 
+/// The word on the kernel command line that makes PID 1 panic once the boot is complete: what comes of a panic can be tried out.
+const CRASH: &str = "orlop.crash";
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
@@ -520,6 +523,7 @@ impl Pid1 {
                     times::now_ns() / 1_000_000
                 ),
             );
+            crash_if_asked();
         }
         let Some((action, stage, deadline_ns)) = self.ending else {
             return;
@@ -544,6 +548,13 @@ impl Pid1 {
             }
             Ending::Ordered | Ending::Rest => shutdown::finish(action),
         }
+    }
+}
+
+#[expect(clippy::panic, reason = "it is what was asked for")]
+fn crash_if_asked() {
+    if CommandLine::read().is_ok_and(|line| line.has(CRASH)) {
+        panic!("{CRASH} is on the kernel command line");
     }
 }
 

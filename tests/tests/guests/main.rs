@@ -1,5 +1,8 @@
 //! Every test that boots a guest. One binary: linking several would take longer than running them.
 
 mod bad_input;
+mod boot_stage;
+mod containers;
 mod demo;
 mod network;
+mod supervisor;
