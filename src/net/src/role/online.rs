@@ -1,6 +1,6 @@
 //! Whether the machine has a network, for those that wait for it: `orlop net --wait-online SECONDS`.
 //!
-//! The role keeps the file [`NAME`] in its directory for as long as one link has an address.
+//! The role keeps the file `online` in its directory for as long as one link has an address.
 
 use std::fs;
 use std::io;
