@@ -212,8 +212,11 @@ fn boot(project: &Project, products: &Products, services: usize) -> Result<Boot>
         })
 }
 
-/// Runs a guest by counted instructions until it powers off.
-fn run_counted(kernel: &Path, initrd: &Path, log: &Log) -> Result<()> {
+/// Runs a guest by counted instructions, its root in `initrd`, until it powers off; its serial line goes to `log`.
+///
+/// # Errors
+/// It does not power off by itself.
+pub fn run_counted(kernel: &Path, initrd: &Path, log: &Log) -> Result<()> {
     let mut command = process::bound("qemu-system-x86_64");
     command
         .args([

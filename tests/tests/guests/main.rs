@@ -1,6 +1,7 @@
 //! Every test that boots a guest. One binary: linking several would take longer than running them.
 
 mod bad_input;
+mod bare;
 mod boot_stage;
 mod containers;
 mod demo;
