@@ -214,10 +214,7 @@ impl Pid1 {
                 let number = token & !token::KIND;
                 match token & token::KIND {
                     token::CONNECTION => self.connection(number, flags),
-                    token::START => {
-                        self.watched.remove(&token);
-                        self.manager.start_told(i32::try_from(number).unwrap_or(0));
-                    }
+                    token::START => self.manager.start_told(i32::try_from(number).unwrap_or(0)),
                     _ => {}
                 }
             }
