@@ -411,13 +411,10 @@ pub fn start_role(words: &[&str]) -> io::Result<i32> {
         .chain(words.iter().map(|w| CString::new(*w)))
         .collect::<Result<Vec<CString>, _>>()?;
     let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
-    let exec = plain(
-        c"/proc/self/exe".to_owned(),
-        argv,
-        vec![path],
-        c"/".to_owned(),
-        [null.as_fd(); 3],
-    );
+    let exec = Exec {
+        envp: vec![path],
+        ..Exec::new(c"/proc/self/exe".to_owned(), argv, [null.as_fd(); 3])
+    };
     orlop_sys::process::spawn_detached(exec)
 }
 
@@ -449,37 +446,10 @@ pub fn start_for_caller(
     let arguments = strings(argv.iter()).map_err(|failure| failure.text)?;
     let program_text = string(&program).map_err(|failure| failure.text)?;
     let directory = string(directory).map_err(|failure| failure.text)?;
-    let exec = plain(
-        program_text,
-        arguments,
+    let exec = Exec {
         envp,
         directory,
-        stdio.map(|fd| fd.as_fd()),
-    );
+        ..Exec::new(program_text, arguments, stdio.map(|fd| fd.as_fd()))
+    };
     orlop_sys::process::spawn_detached(exec).map_err(|err| format!("cannot start {program}: {err}"))
-}
-
-fn plain(
-    program: CString,
-    argv: Vec<CString>,
-    envp: Vec<CString>,
-    directory: CString,
-    stdio: [BorrowedFd<'_>; 3],
-) -> Exec<'_> {
-    Exec {
-        program,
-        argv,
-        envp,
-        stdio,
-        inherit: &[],
-        cgroup: None,
-        directory,
-        user: None,
-        umask: 0o022,
-        nice: 0,
-        oom_score_adjust: None,
-        limits: Vec::new(),
-        controlling_terminal: false,
-        no_new_privileges: false,
-    }
 }

@@ -55,6 +55,29 @@ pub struct Exec<'a> {
     pub no_new_privileges: bool,
 }
 
+impl<'a> Exec<'a> {
+    /// A program of root's in `/`, with no environment and every setting at its default.
+    #[must_use]
+    pub fn new(program: CString, argv: Vec<CString>, stdio: [BorrowedFd<'a>; 3]) -> Self {
+        Self {
+            program,
+            argv,
+            envp: Vec::new(),
+            stdio,
+            inherit: &[],
+            cgroup: None,
+            directory: c"/".to_owned(),
+            user: None,
+            umask: 0o022,
+            nice: 0,
+            oom_score_adjust: None,
+            limits: Vec::new(),
+            controlling_terminal: false,
+            no_new_privileges: false,
+        }
+    }
+}
+
 /// The step of a start that failed; the numbers are systemd.exec(5)'s exit codes for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -255,22 +278,7 @@ mod tests {
     use std::ffi::CStr;
 
     fn plain<'a>(program: &CStr, argv: &[CString], null: &'a std::fs::File) -> Exec<'a> {
-        Exec {
-            program: program.to_owned(),
-            argv: argv.to_vec(),
-            envp: Vec::new(),
-            stdio: [null.as_fd(); 3],
-            inherit: &[],
-            cgroup: None,
-            directory: c"/".to_owned(),
-            user: None,
-            umask: 0o022,
-            nice: 0,
-            oom_score_adjust: None,
-            limits: Vec::new(),
-            controlling_terminal: false,
-            no_new_privileges: false,
-        }
+        Exec::new(program.to_owned(), argv.to_vec(), [null.as_fd(); 3])
     }
 
     fn run<'a>(
