@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use orlop_unit::{
-    Command, Entry, EntryKind, Loader, Severity, SpecifierContext, Unit, UnitName, UnitStore,
-};
+use orlop_init::unit_files::Files;
+use orlop_unit::{Command, Loader, Severity, SpecifierContext, Unit, UnitName};
 
 const USAGE: &str = "usage: orlop unit verify FILE…";
 
@@ -113,41 +112,6 @@ fn missing_programs(unit: &Unit) -> Vec<&str> {
             program.starts_with('/') && !Path::new(program).exists() && seen.insert(*program)
         })
         .collect()
-}
-
-/// The file system of this machine.
-struct Files;
-
-impl UnitStore for Files {
-    fn read(&self, path: &str) -> Option<String> {
-        let bytes = fs::read(path).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    fn list(&self, directory: &str) -> Vec<Entry> {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| {
-                let kind = match entry.file_type().ok()? {
-                    kind if kind.is_dir() => EntryKind::Directory,
-                    kind if kind.is_symlink() => EntryKind::Link,
-                    _ => EntryKind::File,
-                };
-                Some(Entry {
-                    name: entry.file_name().into_string().ok()?,
-                    kind,
-                })
-            })
-            .collect()
-    }
-
-    fn link_target(&self, path: &str) -> Option<String> {
-        fs::read_link(path)
-            .ok()?
-            .into_os_string()
-            .into_string()
-            .ok()
-    }
 }
 
 #[cfg(test)]

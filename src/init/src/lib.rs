@@ -37,7 +37,7 @@ mod shutdown;
 mod spawn;
 mod streams;
 mod teardown;
-mod unit_files;
+pub mod unit_files;
 mod unsupported;
 
 use std::convert::Infallible;
