@@ -18,6 +18,13 @@ fn as_root(script: &str) -> String {
     format!("sudo sh -s 2>&1 <<'END'\n{PRELUDE}{script}\nexit 0\nEND")
 }
 
+/// A check of a script run by root, of which the output has all of `parts` in it.
+fn says(scenario: &mut Scenario, sentence: &str, script: &str, parts: &[&str]) {
+    scenario.command(sentence, &as_root(script), |text| {
+        parts.iter().all(|part| text.contains(part))
+    });
+}
+
 /// Runs `script` as root; it prints just these lines.
 fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str]) {
     scenario.command(sentence, &as_root(script), |text| {
@@ -120,41 +127,31 @@ fn commands_that_fail_are_told(bridge: &mut Scenario) {
          journalctl --no-pager -o cat -u lenient.service | grep -c 'lenient ran'",
         &["fine", "1"],
     );
-    bridge.command(
+    says(
+        bridge,
         "ExecStartPre= that fails is the end of the start, and systemctl says so",
-        &as_root(
-            "systemctl start strict.service; echo \"status $?\"
-             systemctl is-active strict.service; ls /run/strict",
-        ),
-        |text| {
-            [
-                "ExecStartPre=",
-                "exited with status 3",
-                "status 1",
-                "failed",
-                "No such file",
-            ]
-            .iter()
-            .all(|part| text.contains(part))
-        },
+        "systemctl start strict.service; echo \"status $?\"
+         systemctl is-active strict.service; ls /run/strict",
+        &[
+            "ExecStartPre=",
+            "exited with status 3",
+            "status 1",
+            "failed",
+            "No such file",
+        ],
     );
-    bridge.command(
+    says(
+        bridge,
         "what requires it is not started, and systemctl names the one to blame",
-        &as_root(
-            "systemctl start needy.service; echo \"status $?\"
-             systemctl is-active needy.service; ls /run/needy",
-        ),
-        |text| {
-            [
-                "dependency",
-                "strict.service",
-                "status 1",
-                "inactive",
-                "No such file",
-            ]
-            .iter()
-            .all(|part| text.contains(part))
-        },
+        "systemctl start needy.service; echo \"status $?\"
+         systemctl is-active needy.service; ls /run/needy",
+        &[
+            "dependency",
+            "strict.service",
+            "status 1",
+            "inactive",
+            "No such file",
+        ],
     );
     bridge.command(
         "a program that is missing is one clear line of the unit's log",
