@@ -3,6 +3,7 @@
 //! One table, `COMMANDS`, holds every word; help, dispatch and the image's links read it.
 
 mod boot_times;
+mod calendar;
 mod config;
 mod container;
 mod docker;
@@ -34,6 +35,12 @@ struct Command {
 
 /// Every word that the binary answers to.
 const COMMANDS: &[Command] = &[
+    Command {
+        name: "calendar",
+        applet: false,
+        summary: "when calendar expressions of timers come round next",
+        run: calendar::run,
+    },
     Command {
         name: "config",
         applet: false,

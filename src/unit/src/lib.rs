@@ -38,6 +38,7 @@
 )]
 
 mod builtin;
+pub mod calendar;
 pub mod command;
 pub mod condition;
 mod directive;
@@ -56,6 +57,7 @@ pub mod unit;
 pub mod value;
 mod words;
 
+pub use calendar::{Calendar, CalendarError, Civil};
 pub use command::{Command, CommandFlags, Variables};
 pub use condition::{Condition, Conditions, Test};
 pub use environment::parse_environment_file;
