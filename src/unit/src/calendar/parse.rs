@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
             .map(Civil::from_us)
             .filter(|civil| civil.year <= YEARS.1)
             .ok_or_else(|| self.range("number of seconds", from))?;
-        let second = moment.us_of_day / u64::from(SECOND_US);
+        let second = moment.us_of_day / 1_000_000;
         let small = |value: u64| u32::try_from(value).unwrap_or(0);
         calendar.year = Field::only(moment.year);
         calendar.month = Field::only(moment.month);
