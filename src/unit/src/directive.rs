@@ -9,6 +9,7 @@ use crate::problem::{Position, Problems, Severity};
 use crate::quadlet::ContainerDraft;
 use crate::service::{KillMode, NotifyAccess, Service, ServiceType};
 use crate::specifier::Expander;
+use crate::support::{self, Without};
 use crate::syntax::Assignment;
 use crate::unit::{Install, MachineAction, StartLimit};
 use crate::value::{Signal, Span};
@@ -16,6 +17,7 @@ use crate::words::{Word, Words};
 use crate::{Conditions, Dependency};
 
 mod common;
+mod confinement;
 pub(crate) mod exec;
 mod service;
 
@@ -99,6 +101,19 @@ pub(crate) struct Draft {
     /// What was written, where the default depends on other directives.
     pub(crate) written: Written,
     pub(crate) container: Option<ContainerDraft>,
+    /// What is set and has no effect here, until a later line takes it back.
+    pending: Vec<Pending>,
+}
+
+/// A directive that has no effect, and where it was set last.
+#[derive(Debug)]
+struct Pending {
+    name: &'static str,
+    without: Without,
+    /// It is read and typed all the same.
+    typed: bool,
+    path: Arc<str>,
+    at: Position,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +129,8 @@ pub(crate) struct Written {
     pub(crate) watchdog: Option<Span>,
     pub(crate) runtime_max: Option<Span>,
     pub(crate) guess_main_pid: Option<bool>,
+    pub(crate) restart_max_delay: Option<Span>,
+    pub(crate) timeout_abort: Option<Span>,
 }
 
 /// The file that is being read.
@@ -317,80 +334,169 @@ pub(crate) fn apply(draft: &mut Draft, assignments: &[Assignment<'_>], reading: 
         if section.starts_with("X-") || a.key.starts_with("X-") {
             continue;
         }
-        let row = match (section, kind) {
-            ("Unit", _) => {
-                if common::condition(draft, a, reading) {
-                    continue;
-                }
-                find(common::UNIT, &a.key)
-            }
-            ("Install", _) => find(common::INSTALL, &a.key),
-            ("Service", UnitType::Service) => {
-                if service::limit(draft, a, reading) {
-                    continue;
-                }
-                find(service::SERVICE, &a.key)
-            }
-            ("Container", UnitType::Service) if draft.container.is_some() => {
-                if let Some(container) = &mut draft.container {
+        if section == "Unit" && common::condition(draft, a, reading) {
+            continue;
+        }
+        if let Some(container) = &mut draft.container {
+            match section {
+                "Container" => {
                     container.apply(a, reading);
+                    continue;
                 }
-                continue;
-            }
-            ("Quadlet", UnitType::Service) if draft.container.is_some() => {
-                if let Some(container) = &mut draft.container {
+                "Quadlet" => {
                     container.apply_quadlet(a, reading);
+                    continue;
                 }
-                continue;
+                _ => {}
             }
-            _ => {
-                if unknown_section != section {
-                    unknown_section = section;
-                    let what = format!(
-                        "section [{section}] does not belong in a {} unit, ignored",
-                        kind.suffix()
-                    );
-                    reading.report(a.key_at, Severity::Warning, what);
-                }
-                continue;
-            }
-        };
-        match row.map(|row| row.effect) {
-            Some(Effect::Set(f)) => f(draft, a, reading),
-            Some(effect) => unsupported(effect, a, reading),
-            None => {
-                let what = format!("unknown key {} in section [{section}], ignored", a.key);
+        }
+        let tables = tables(section, kind);
+        if tables.is_empty() {
+            if unknown_section != section {
+                unknown_section = section;
+                let what = format!(
+                    "section [{section}] does not belong in a {} unit, ignored",
+                    kind.suffix()
+                );
                 reading.report(a.key_at, Severity::Warning, what);
             }
+            continue;
+        }
+        let runs_programs = matches!(section, "Service" | "Socket" | "Mount");
+        if runs_programs && service::limit(draft, a, reading) {
+            continue;
+        }
+        let Some(row) = tables.iter().find_map(|table| find(table, &a.key)) else {
+            let what = format!("unknown key {} in section [{section}], ignored", a.key);
+            reading.report(a.key_at, Severity::Warning, what);
+            continue;
+        };
+        match row.effect {
+            Effect::Set(f) => {
+                f(draft, a, reading);
+                if let Some(row) = support::row(row.name).filter(|row| !row.applied) {
+                    draft.note(row.directive, row.without, true, a, reading);
+                }
+            }
+            Effect::Refused(about) => {
+                draft.note(row.name, Without::Refuse(about), false, a, reading);
+            }
+            Effect::Ignored(instead) => {
+                draft.note(row.name, Without::Warn(instead), false, a, reading);
+            }
+            Effect::Silent => {}
         }
     }
 }
 
-/// Reports a directive that is known and has no effect here.
-pub(crate) fn unsupported(effect: Effect, a: &Assignment<'_>, reading: &mut Reading<'_>) {
-    let text = &a.value.text;
-    let off = match &*a.key {
-        // Empty takes every capability away.
-        "CapabilityBoundingSet" => false,
-        "DevicePolicy" => matches!(&**text, "" | "auto"),
-        "ProcSubset" => matches!(&**text, "" | "all"),
-        "ProtectProc" => matches!(&**text, "" | "default"),
-        _ => text.is_empty() || crate::value::parse_bool(text) == Some(false),
-    };
-    match effect {
-        Effect::Refused(about) if !off => {
-            let what = format!(
-                "{}= is not supported ({about}), so the unit is not loaded",
-                a.key
-            );
-            reading.report(a.key_at, Severity::Error, what);
-        }
-        Effect::Ignored(instead) if !off => {
-            let what = format!("{}= is not supported: {instead}", a.key);
-            reading.report(a.key_at, Severity::Warning, what);
-        }
-        _ => {}
+/// Tables that are searched one after the other.
+type Tables = &'static [&'static [Directive]];
+
+static UNIT_TABLES: Tables = &[common::UNIT];
+static INSTALL_TABLES: Tables = &[common::INSTALL];
+static SERVICE_TABLES: Tables = &[
+    service::SERVICE,
+    service::EXECUTION,
+    confinement::CONFINEMENT,
+    service::KILL,
+    service::CGROUP,
+];
+
+/// The tables of a section; none where the section does not belong in the unit.
+fn tables(section: &str, kind: UnitType) -> Tables {
+    match (section, kind) {
+        ("Unit", _) => UNIT_TABLES,
+        ("Install", _) => INSTALL_TABLES,
+        ("Service", UnitType::Service) => SERVICE_TABLES,
+        _ => &[],
     }
+}
+
+impl Draft {
+    /// Keeps in mind that a directive has no effect, or, when it was switched off again, no longer.
+    fn note(
+        &mut self,
+        name: &'static str,
+        without: Without,
+        typed: bool,
+        a: &Assignment<'_>,
+        reading: &Reading<'_>,
+    ) {
+        self.pending.retain(|pending| pending.name != name);
+        if !is_off(&a.key, &a.value.text) {
+            self.pending.push(Pending {
+                name,
+                without,
+                typed,
+                path: reading.path.clone(),
+                at: a.key_at,
+            });
+        }
+    }
+
+    /// Reports what is set and has no effect; without `supervised`, only what is not even read.
+    pub(crate) fn report_pending(&mut self, problems: &mut Problems, supervised: bool) {
+        for pending in std::mem::take(&mut self.pending) {
+            if pending.typed && !supervised {
+                continue;
+            }
+            let (severity, what) = judgement(pending.name, pending.without);
+            problems.push(&pending.path, pending.at, severity, what);
+        }
+    }
+}
+
+fn judgement(name: &str, without: Without) -> (Severity, String) {
+    match without {
+        Without::Refuse(about) => (
+            Severity::Error,
+            format!("{name}= is not supported ({about}), so the unit is not loaded"),
+        ),
+        Without::Warn(instead) => (
+            Severity::Warning,
+            format!("{name}= is not supported: {instead}"),
+        ),
+    }
+}
+
+/// Whether the value switches the directive off, or is its default.
+fn is_off(key: &str, text: &str) -> bool {
+    match key {
+        // Empty takes every capability away, `~` none.
+        "CapabilityBoundingSet" => text == "~",
+        "DevicePolicy" => matches!(text, "" | "auto"),
+        "ExitType" => matches!(text, "" | "main"),
+        "ProcSubset" => matches!(text, "" | "all"),
+        "ProtectProc" => matches!(text, "" | "default"),
+        "ReloadSignal" => matches!(text, "" | "SIGHUP" | "HUP" | "1"),
+        // Zero is a value of these like any other.
+        "CPUAffinity"
+        | "IOSchedulingClass"
+        | "IOSchedulingPriority"
+        | "LogLevelMax"
+        | "LogRateLimitBurst"
+        | "LogRateLimitIntervalSec" => text.is_empty(),
+        _ => text.is_empty() || crate::value::parse_bool(text) == Some(false),
+    }
+}
+
+/// Reports a key of a `.container` file that is known and has no effect here.
+pub(crate) fn unsupported(effect: Effect, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+    let without = match effect {
+        Effect::Refused(about) => Without::Refuse(about),
+        Effect::Ignored(instead) => Without::Warn(instead),
+        Effect::Set(_) | Effect::Silent => return,
+    };
+    if !is_off(&a.key, &a.value.text) {
+        let (severity, what) = judgement(&a.key, without);
+        reading.report(a.key_at, severity, what);
+    }
+}
+
+/// The names of the directives that confine.
+#[cfg(test)]
+pub(crate) fn confinement_names() -> impl Iterator<Item = &'static str> {
+    confinement::CONFINEMENT.iter().map(|row| row.name)
 }
 
 #[cfg(test)]
@@ -399,7 +505,15 @@ mod tests {
 
     #[test]
     fn the_tables_are_sorted_for_the_search() {
-        for table in [common::UNIT, common::INSTALL, service::SERVICE] {
+        let kinds = [
+            ("Unit", UnitType::Service),
+            ("Install", UnitType::Service),
+            ("Service", UnitType::Service),
+        ];
+        for table in kinds
+            .iter()
+            .flat_map(|(section, kind)| tables(section, *kind))
+        {
             for pair in table.windows(2) {
                 assert!(
                     pair[0].name < pair[1].name,

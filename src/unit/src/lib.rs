@@ -41,18 +41,23 @@ mod builtin;
 pub mod calendar;
 pub mod command;
 pub mod condition;
+pub mod confinement;
 mod directive;
 pub mod environment;
+mod errno;
 pub mod graph;
 pub mod jobs;
 pub mod load;
 pub mod name;
 pub mod problem;
 mod quadlet;
+pub mod schedule;
 pub mod service;
 mod specifier;
 pub mod store;
+pub mod support;
 mod syntax;
+pub mod syscall;
 pub mod unit;
 pub mod value;
 mod words;
@@ -60,6 +65,7 @@ mod words;
 pub use calendar::{Calendar, CalendarError, Civil};
 pub use command::{Command, CommandFlags, Variables};
 pub use condition::{Condition, Conditions, Test};
+pub use confinement::{Capabilities, Confinement};
 pub use environment::parse_environment_file;
 pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
 pub use jobs::{
@@ -69,10 +75,11 @@ pub use jobs::{
 pub use load::{Loaded, Loader, load};
 pub use name::{NameError, UnitName, UnitType, escape, escape_path, unescape, unescape_path};
 pub use problem::{Position, Problem, Severity};
+pub use schedule::Scheduling;
 pub use service::{
-    ContainerOrigin, CpuWeight, Directories, EnvironmentFile, ExitStatusSet, Input, KillMode,
-    NotifyAccess, OomPolicy, Output, Preserve, ProcessEnd, ResourceLimit, Resources, Restart,
-    Service, ServiceResult, ServiceType, WorkingDirectory,
+    ContainerOrigin, CpuWeight, Directories, EnvironmentFile, ExitStatusSet, FailureMode, Input,
+    KillMode, Logging, NotifyAccess, OomPolicy, Output, Preserve, ProcessEnd, ResourceLimit,
+    Resources, Restart, Service, ServiceResult, ServiceType, WorkingDirectory,
 };
 pub use specifier::SpecifierContext;
 pub use store::{Entry, EntryKind, MemoryStore, UnitStore};

@@ -57,6 +57,8 @@ pub struct Loader<'a, S> {
     directories: Vec<String>,
     store: &'a S,
     context: &'a SpecifierContext,
+    /// What the supervisor cannot carry out keeps a unit from loading.
+    supervised: bool,
     /// For each name in any of the directories: in which (by index, highest precedence first), and what it is there.
     places: HashMap<String, Vec<(usize, EntryKind)>>,
     /// Links between names: from a real name to the others.
@@ -82,6 +84,7 @@ impl<'a, S: UnitStore> Loader<'a, S> {
                 .collect(),
             store,
             context,
+            supervised: true,
             places: HashMap::new(),
             aliases: HashMap::new(),
             installed: HashMap::new(),
@@ -120,6 +123,13 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             loader.install_container(&name);
         }
         loader
+    }
+
+    /// Takes all units that are well formed, also those that [`crate::support`] says are not carried out yet.
+    #[must_use]
+    pub fn reading_all(mut self) -> Self {
+        self.supervised = false;
+        self
     }
 
     /// Every unit that has a file of its own, templates included, in no particular order.
@@ -250,6 +260,7 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             &mut drop_ins,
             &mut problems,
         );
+        draft.report_pending(&mut problems, self.supervised);
         self.add_linked(&mut draft, name, &mut problems);
         let unit = complete::finish(
             draft,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::command::Command;
+use crate::confinement::Confinement;
 use crate::name::UnitName;
+use crate::schedule::Scheduling;
 use crate::value::{Limit, Signal};
 
 /// `Type=`: when the service counts as started.
@@ -118,6 +120,29 @@ pub enum KillMode {
     Process,
     /// Nobody.
     None,
+}
+
+/// `TimeoutStartFailureMode=` and `TimeoutStopFailureMode=`: what is done when the time is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailureMode {
+    /// `KillSignal=`, then SIGKILL.
+    #[default]
+    Terminate,
+    /// `WatchdogSignal=`, then SIGKILL.
+    Abort,
+    /// SIGKILL.
+    Kill,
+}
+
+/// What the journal is asked for; `None` keeps its own default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logging {
+    /// `LogLevelMax=`: lines above this level (0 is the most urgent, 7 the least) are dropped.
+    pub level_max: Option<u8>,
+    /// `LogRateLimitIntervalSec=`; zero turns the limit off.
+    pub rate_limit_interval: Option<Duration>,
+    /// `LogRateLimitBurst=`; zero turns the limit off.
+    pub rate_limit_burst: Option<u32>,
 }
 
 /// `NotifyAccess=`: whose `sd_notify` messages count.
@@ -356,6 +381,28 @@ pub struct Service {
     pub restart: Restart,
     /// `RestartSec=`.
     pub restart_delay: Duration,
+    /// `RestartSteps=`: after so many restarts in a row the delay is `restart_max_delay`; 0 keeps it as it is.
+    pub restart_steps: u32,
+    /// `RestartMaxDelaySec=`; `None` keeps the delay as it is.
+    pub restart_max_delay: Option<Duration>,
+    /// `TimeoutAbortSec=`, or `TimeoutStopSec=`: how long the watchdog's signal may take.
+    pub timeout_abort: Option<Duration>,
+    /// `TimeoutStartFailureMode=`
+    pub timeout_start_failure_mode: FailureMode,
+    /// `TimeoutStopFailureMode=`
+    pub timeout_stop_failure_mode: FailureMode,
+    /// `RuntimeRandomizedExtraSec=`: at most so much is added to `runtime_max`.
+    pub runtime_randomized_extra: Duration,
+    /// `ExitType=cgroup`: the service lasts as long as any of its processes.
+    pub exit_with_cgroup: bool,
+    /// `ReloadSignal=` for `Type=notify-reload`.
+    pub reload_signal: Signal,
+    /// `FileDescriptorStoreMax=`: how many descriptors are kept over a restart.
+    pub descriptor_store_max: u32,
+    /// `NonBlocking=`: passed sockets have `O_NONBLOCK`.
+    pub non_blocking: bool,
+    /// `Sockets=`: sockets that are passed beside those of the same name.
+    pub sockets: Vec<UnitName>,
     /// `TimeoutStartSec=`; `None` waits for ever.
     pub timeout_start: Option<Duration>,
     /// `TimeoutStopSec=`; `None` waits for ever.
@@ -406,6 +453,10 @@ pub struct Service {
     pub limits: Vec<ResourceLimit>,
     /// `Nice=`, -20 to 19.
     pub nice: Option<i8>,
+    /// What is asked of the kernel's schedulers.
+    pub scheduling: Scheduling,
+    /// What is asked of the journal.
+    pub logging: Logging,
     /// `OOMScoreAdjust=`, -1000 to 1000.
     pub oom_score_adjust: Option<i16>,
     /// `UMask=`.
@@ -444,6 +495,8 @@ pub struct Service {
     pub delegate: bool,
     /// `Slice=`; `None` is `system.slice`.
     pub slice: Option<UnitName>,
+    /// What the processes may not see and do.
+    pub confinement: Confinement,
     /// Set for a unit made from a `.container` file.
     pub container: Option<ContainerOrigin>,
 }
@@ -470,6 +523,17 @@ impl Default for Service {
             unset_environment: Vec::new(),
             restart: Restart::No,
             restart_delay: DEFAULT_RESTART_DELAY,
+            restart_steps: 0,
+            restart_max_delay: None,
+            timeout_abort: Some(DEFAULT_TIMEOUT),
+            timeout_start_failure_mode: FailureMode::Terminate,
+            timeout_stop_failure_mode: FailureMode::Terminate,
+            runtime_randomized_extra: Duration::ZERO,
+            exit_with_cgroup: false,
+            reload_signal: Signal::HUP,
+            descriptor_store_max: 0,
+            non_blocking: false,
+            sockets: Vec::new(),
             timeout_start: Some(DEFAULT_TIMEOUT),
             timeout_stop: Some(DEFAULT_TIMEOUT),
             runtime_max: None,
@@ -495,6 +559,8 @@ impl Default for Service {
             working_directory: WorkingDirectory::default(),
             limits: Vec::new(),
             nice: None,
+            scheduling: Scheduling::default(),
+            logging: Logging::default(),
             oom_score_adjust: None,
             umask: 0o022,
             runtime_directory: Directories::default(),
@@ -514,6 +580,7 @@ impl Default for Service {
             resources: Resources::default(),
             delegate: false,
             slice: None,
+            confinement: Confinement::default(),
             container: None,
         }
     }
@@ -539,6 +606,29 @@ impl Service {
             ProcessEnd::Killed(_) => ServiceResult::Signal,
             ProcessEnd::Dumped(_) => ServiceResult::CoreDump,
         }
+    }
+
+    /// How long to wait before a restart; `restart` is how many there are in a row with this one, from 1.
+    ///
+    /// With `RestartSteps=` the delay grows by the same factor each time, up to `RestartMaxDelaySec=`.
+    #[must_use]
+    pub fn delay_before_restart(&self, restart: u32) -> Duration {
+        let (first, steps) = (self.restart_delay, self.restart_steps);
+        let Some(last) = self.restart_max_delay.filter(|last| *last > first) else {
+            return first;
+        };
+        if steps == 0 || restart <= 1 {
+            return first;
+        }
+        if restart > steps {
+            return last;
+        }
+        // Zero has no multiples: growth begins at the smallest delay there is.
+        let (from, to) = (first.as_secs_f64().max(1e-6), last.as_secs_f64());
+        let part = f64::from(restart.saturating_sub(1)) / f64::from(steps);
+        Duration::try_from_secs_f64(from * (to / from).powf(part))
+            .unwrap_or(last)
+            .min(last)
     }
 
     /// Whether the service is started again after a run that ended in `result`, nobody having asked it to stop.
@@ -651,5 +741,21 @@ mod tests {
             service.judge(ProcessEnd::Exited(75), false),
             ServiceResult::ExitCode
         );
+    }
+
+    #[test]
+    fn delays_before_restarts_grow_up_to_the_longest() {
+        let mut service = Service {
+            restart_delay: Duration::from_secs(1),
+            restart_steps: 4,
+            restart_max_delay: Some(Duration::from_secs(16)),
+            ..Service::default()
+        };
+        let delays: Vec<u64> = (1..7)
+            .map(|n| service.delay_before_restart(n).as_millis() as u64)
+            .collect();
+        assert_eq!(delays, [1000, 2000, 4000, 8000, 16_000, 16_000]);
+        service.restart_max_delay = None;
+        assert_eq!(service.delay_before_restart(9), Duration::from_secs(1));
     }
 }

@@ -46,6 +46,20 @@ pub(crate) struct Words<'a> {
     pub(crate) unknown_escapes: Vec<usize>,
 }
 
+/// Replaces the C escapes of a text that is no list of words; `None` when one is broken or unknown.
+pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut words = Words::new(text);
+    let mut out = Vec::new();
+    while let Some((offset, c)) = words.chars.next() {
+        if c == '\\' {
+            words.escape(offset, &mut out).ok()?;
+        } else {
+            push_char(&mut out, c);
+        }
+    }
+    words.unknown_escapes.is_empty().then_some(out)
+}
+
 impl<'a> Words<'a> {
     pub(crate) fn new(value: &'a str) -> Self {
         Self {

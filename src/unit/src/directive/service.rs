@@ -4,8 +4,8 @@ use super::{Draft, Reading};
 use crate::name::{UnitName, UnitType};
 use crate::problem::Severity;
 use crate::service::{
-    CpuWeight, Directories, ExitStatusSet, Input, KillMode, NotifyAccess, Output, Resource,
-    ResourceLimit, Restart, ServiceType, WorkingDirectory,
+    CpuWeight, Directories, ExitStatusSet, FailureMode, Input, KillMode, NotifyAccess, Output,
+    Resource, ResourceLimit, Restart, ServiceType, WorkingDirectory,
 };
 use crate::syntax::Assignment;
 use crate::value::{
@@ -13,12 +13,16 @@ use crate::value::{
     parse_span_in,
 };
 
-mod table;
+mod execution_table;
+mod resources_table;
+mod service_table;
 
-pub(super) use table::SERVICE;
+pub(super) use execution_table::EXECUTION;
+pub(super) use resources_table::{CGROUP, KILL};
+pub(super) use service_table::SERVICE;
 
 /// Looks a word up in a list of words.
-fn word<T: Copy>(text: &str, list: &[(&str, T)]) -> Option<T> {
+pub(super) fn word<T: Copy>(text: &str, list: &[(&str, T)]) -> Option<T> {
     list.iter()
         .find(|(name, _)| *name == text)
         .map(|(_, value)| *value)
@@ -68,6 +72,32 @@ fn notify_access(text: &str) -> Option<NotifyAccess> {
         ("all", NotifyAccess::All),
     ];
     word(text, &list)
+}
+
+fn failure_mode(slot: &mut FailureMode, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+    let words = [
+        ("terminate", FailureMode::Terminate),
+        ("abort", FailureMode::Abort),
+        ("kill", FailureMode::Kill),
+    ];
+    let expected = "one of terminate abort kill";
+    reading.value(a, slot, FailureMode::Terminate, expected, |t| {
+        word(t, &words)
+    });
+}
+
+/// A level of `syslog(3)`, by name or number.
+fn log_level(text: &str) -> Option<u8> {
+    const NAMES: [&str; 8] = [
+        "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
+    ];
+    match text.parse::<u8>() {
+        Ok(level) => (level <= 7).then_some(level),
+        Err(_) => NAMES
+            .iter()
+            .position(|name| *name == text)
+            .and_then(|level| u8::try_from(level).ok()),
+    }
 }
 
 fn input(text: &str) -> Option<Input> {

@@ -131,6 +131,12 @@ fn complete(
     if let Some(span) = written.timeout_stop {
         service.timeout_stop = span.timeout();
     }
+    service.timeout_abort = match written.timeout_abort {
+        Some(span) => span.timeout(),
+        None => service.timeout_stop,
+    };
+    service.restart_max_delay = written.restart_max_delay.and_then(Span::timeout);
+    service.confinement.complete();
     service.runtime_max = written.runtime_max.and_then(Span::timeout);
     service.watchdog = written.watchdog.and_then(Span::timeout);
     let notifies = matches!(

@@ -1,0 +1,180 @@
+//! What the supervisor carries out of what this crate reads: the one place to change when PID 1 learns something.
+//!
+//! A directive that is read and has no row in `DIRECTIVES` is applied. One whose row says that it is not makes its unit fail
+//! to load where it confines, and is warned about where it does not; [`crate::Loader::reading_all`] leaves both out.
+
+use crate::name::UnitType;
+
+/// What happens to a unit that uses a directive that is not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// It does not load; the text says what the directive is about.
+    Refuse(&'static str),
+    /// It loads with a warning; the text says what holds in the directive's place.
+    Warn(&'static str),
+}
+
+/// A directive that is read, checked and typed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) directive: &'static str,
+    /// PID 1 carries it out.
+    pub(crate) applied: bool,
+    pub(crate) without: Without,
+}
+
+const fn confines(directive: &'static str, applied: bool) -> Row {
+    Row {
+        directive,
+        applied,
+        without: Without::Refuse("it confines the processes"),
+    }
+}
+
+const fn warns(directive: &'static str, applied: bool, instead: &'static str) -> Row {
+    Row {
+        directive,
+        applied,
+        without: Without::Warn(instead),
+    }
+}
+
+const CREDENTIAL: Without = Without::Refuse("the service expects the credential");
+const DEVICES: Without = Without::Refuse("it restricts devices or networks");
+const SCHEDULER: &str = "the scheduler's defaults hold";
+
+/// Sorted by name. Turning a directive on is one word here.
+#[rustfmt::skip]
+static DIRECTIVES: &[Row] = &[
+    confines("AmbientCapabilities", false),
+    confines("BindPaths", false),
+    confines("BindReadOnlyPaths", false),
+    warns("CPUAffinity", false, "all processors are used"),
+    warns("CPUSchedulingPolicy", false, SCHEDULER),
+    warns("CPUSchedulingPriority", false, SCHEDULER),
+    warns("CPUSchedulingResetOnFork", false, SCHEDULER),
+    confines("CapabilityBoundingSet", false),
+    Row { directive: "DeviceAllow", applied: false, without: DEVICES },
+    Row { directive: "DevicePolicy", applied: false, without: DEVICES },
+    confines("DynamicUser", false),
+    confines("ExecPaths", false),
+    warns("ExitType", false, "the service ends with its main process"),
+    warns("FileDescriptorStoreMax", false, "no descriptors are kept over a restart"),
+    warns("IOSchedulingClass", false, SCHEDULER),
+    warns("IOSchedulingPriority", false, SCHEDULER),
+    confines("InaccessibleDirectories", false),
+    confines("InaccessiblePaths", false),
+    Row { directive: "LoadCredential", applied: false, without: CREDENTIAL },
+    confines("LockPersonality", false),
+    warns("LogLevelMax", false, "all lines are kept"),
+    warns("LogRateLimitBurst", false, "the journal's own limit holds"),
+    warns("LogRateLimitIntervalSec", false, "the journal's own limit holds"),
+    confines("MemoryDenyWriteExecute", false),
+    confines("MountAPIVFS", false),
+    confines("MountFlags", false),
+    confines("NetworkNamespacePath", false),
+    confines("NoExecPaths", false),
+    confines("NoNewPrivileges", false),
+    warns("NonBlocking", false, "no sockets are passed"),
+    confines("PrivateDevices", false),
+    confines("PrivateIPC", false),
+    confines("PrivateMounts", false),
+    confines("PrivateNetwork", false),
+    confines("PrivateTmp", false),
+    confines("PrivateUsers", false),
+    confines("ProcSubset", false),
+    confines("ProtectClock", false),
+    confines("ProtectControlGroups", false),
+    confines("ProtectHome", false),
+    confines("ProtectHostname", false),
+    confines("ProtectKernelLogs", false),
+    confines("ProtectKernelModules", false),
+    confines("ProtectKernelTunables", false),
+    confines("ProtectProc", false),
+    confines("ProtectSystem", false),
+    confines("ReadOnlyDirectories", false),
+    confines("ReadOnlyPaths", false),
+    confines("ReadWriteDirectories", false),
+    confines("ReadWritePaths", false),
+    warns("ReloadSignal", false, "Type=notify-reload uses SIGHUP"),
+    warns("RestartMaxDelaySec", false, "the delay stays RestartSec="),
+    warns("RestartSteps", false, "the delay stays RestartSec="),
+    confines("RestrictAddressFamilies", false),
+    confines("RestrictNamespaces", false),
+    confines("RestrictRealtime", false),
+    confines("RestrictSUIDSGID", false),
+    confines("RootDirectory", false),
+    warns("RuntimeRandomizedExtraSec", false, "RuntimeMaxSec= holds exactly"),
+    Row { directive: "SetCredential", applied: false, without: CREDENTIAL },
+    warns("Sockets", false, "no sockets are passed"),
+    confines("SystemCallArchitectures", false),
+    confines("SystemCallErrorNumber", false),
+    confines("SystemCallFilter", false),
+    confines("TemporaryFileSystem", false),
+    warns("TimeoutAbortSec", false, "TimeoutStopSec= holds"),
+    warns("TimeoutStartFailureMode", false, "the processes are terminated"),
+    warns("TimeoutStopFailureMode", false, "the processes are killed"),
+    warns("TimerSlackNSec", false, SCHEDULER),
+];
+
+/// The kinds of units that are read, and whether PID 1 runs them. The others are not even read.
+const KINDS: &[(UnitType, bool)] = &[
+    (UnitType::Service, true),
+    (UnitType::Target, true),
+    (UnitType::Timer, false),
+    (UnitType::Socket, false),
+    (UnitType::Mount, false),
+    (UnitType::Path, false),
+    (UnitType::Slice, false),
+];
+
+/// The row of a directive that is read; those without one have no caveat.
+pub(crate) fn row(directive: &str) -> Option<&'static Row> {
+    let index = DIRECTIVES
+        .binary_search_by(|row| row.directive.cmp(directive))
+        .ok()?;
+    DIRECTIVES.get(index)
+}
+
+/// Whether units of that kind are read.
+#[must_use]
+pub fn is_read(kind: UnitType) -> bool {
+    KINDS.iter().any(|(k, _)| *k == kind)
+}
+
+/// Whether PID 1 runs units of that kind.
+#[must_use]
+pub fn is_run(kind: UnitType) -> bool {
+    KINDS.contains(&(kind, true))
+}
+
+/// Whether PID 1 carries a directive out, of those that are read.
+#[must_use]
+pub fn is_applied(directive: &str) -> bool {
+    row(directive).is_none_or(|row| row.applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_for_the_search() {
+        for pair in DIRECTIVES.windows(2) {
+            assert!(
+                pair[0].directive < pair[1].directive,
+                "{}",
+                pair[1].directive
+            );
+        }
+    }
+
+    #[test]
+    fn what_confines_has_a_row() {
+        let parts: Vec<_> = crate::directive::confinement_names().collect();
+        assert!(parts.len() > 40);
+        for directive in parts {
+            assert!(row(directive).is_some(), "{directive}");
+        }
+    }
+}
