@@ -4,13 +4,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mount::Mount;
 use crate::name::{UnitName, UnitType};
+use crate::path::PathUnit;
 use crate::problem::{Position, Problems, Severity};
 use crate::quadlet::ContainerDraft;
 use crate::service::{KillMode, NotifyAccess, Service, ServiceType};
+use crate::socket::Socket;
 use crate::specifier::Expander;
 use crate::support::{self, Without};
 use crate::syntax::Assignment;
+use crate::timer::Timer;
 use crate::unit::{Install, MachineAction, StartLimit};
 use crate::value::{Signal, Span};
 use crate::words::{Word, Words};
@@ -19,7 +23,10 @@ use crate::{Conditions, Dependency};
 mod common;
 mod confinement;
 pub(crate) mod exec;
+mod mount;
 mod service;
+mod socket;
+mod timer;
 
 /// What an assignment to a directive does.
 #[derive(Clone, Copy)]
@@ -98,6 +105,12 @@ pub(crate) struct Draft {
     pub(crate) allow_isolate: bool,
     pub(crate) ignore_on_isolate: bool,
     pub(crate) service: Service,
+    pub(crate) mount: Mount,
+    timer: Option<Timer>,
+    socket: Option<Socket>,
+    path: Option<PathUnit>,
+    /// `Unit=` or `Service=` of what starts other units.
+    pub(crate) triggered: Option<UnitName>,
     /// What was written, where the default depends on other directives.
     pub(crate) written: Written,
     pub(crate) container: Option<ContainerDraft>,
@@ -131,6 +144,7 @@ pub(crate) struct Written {
     pub(crate) guess_main_pid: Option<bool>,
     pub(crate) restart_max_delay: Option<Span>,
     pub(crate) timeout_abort: Option<Span>,
+    pub(crate) trigger_limit_burst: Option<u32>,
 }
 
 /// The file that is being read.
@@ -392,6 +406,23 @@ pub(crate) fn apply(draft: &mut Draft, assignments: &[Assignment<'_>], reading: 
 /// Tables that are searched one after the other.
 type Tables = &'static [&'static [Directive]];
 
+static TIMER_TABLES: Tables = &[timer::TIMER];
+static PATH_TABLES: Tables = &[timer::PATH];
+static SLICE_TABLES: Tables = &[service::CGROUP];
+static SOCKET_TABLES: Tables = &[
+    socket::SOCKET,
+    service::EXECUTION,
+    confinement::CONFINEMENT,
+    service::KILL,
+    service::CGROUP,
+];
+static MOUNT_TABLES: Tables = &[
+    mount::MOUNT,
+    service::EXECUTION,
+    confinement::CONFINEMENT,
+    service::KILL,
+    service::CGROUP,
+];
 static UNIT_TABLES: Tables = &[common::UNIT];
 static INSTALL_TABLES: Tables = &[common::INSTALL];
 static SERVICE_TABLES: Tables = &[
@@ -408,11 +439,32 @@ fn tables(section: &str, kind: UnitType) -> Tables {
         ("Unit", _) => UNIT_TABLES,
         ("Install", _) => INSTALL_TABLES,
         ("Service", UnitType::Service) => SERVICE_TABLES,
+        ("Timer", UnitType::Timer) => TIMER_TABLES,
+        ("Path", UnitType::Path) => PATH_TABLES,
+        ("Slice", UnitType::Slice) => SLICE_TABLES,
+        ("Socket", UnitType::Socket) => SOCKET_TABLES,
+        ("Mount", UnitType::Mount) => MOUNT_TABLES,
         _ => &[],
     }
 }
 
 impl Draft {
+    /// What the unit starts is filled in when everything is read.
+    pub(crate) fn timer(&mut self) -> &mut Timer {
+        self.timer
+            .get_or_insert_with(|| Timer::new(UnitName::unknown()))
+    }
+
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        self.socket
+            .get_or_insert_with(|| Socket::new(UnitName::unknown()))
+    }
+
+    pub(crate) fn path(&mut self) -> &mut PathUnit {
+        self.path
+            .get_or_insert_with(|| PathUnit::new(UnitName::unknown()))
+    }
+
     /// Keeps in mind that a directive has no effect, or, when it was switched off again, no longer.
     fn note(
         &mut self,
@@ -509,6 +561,11 @@ mod tests {
             ("Unit", UnitType::Service),
             ("Install", UnitType::Service),
             ("Service", UnitType::Service),
+            ("Timer", UnitType::Timer),
+            ("Path", UnitType::Path),
+            ("Slice", UnitType::Slice),
+            ("Socket", UnitType::Socket),
+            ("Mount", UnitType::Mount),
         ];
         for table in kinds
             .iter()

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::load::Loaded;
-use crate::name::UnitName;
+use crate::name::{UnitName, escape_path};
 use crate::problem::{Problem, Severity};
 use crate::unit::{Kind, Relation, Unit};
 
@@ -113,6 +113,8 @@ pub enum Edge {
     ReloadPropagatedFrom,
     PropagatesStopTo,
     StopPropagatedFrom,
+    Triggers,
+    TriggeredBy,
 }
 
 impl Relation {
@@ -133,6 +135,8 @@ impl Relation {
             Self::PropagatesReloadTo => (Edge::PropagatesReloadTo, Edge::ReloadPropagatedFrom),
             Self::ReloadPropagatedFrom => (Edge::ReloadPropagatedFrom, Edge::PropagatesReloadTo),
             Self::PropagatesStopTo => (Edge::PropagatesStopTo, Edge::StopPropagatedFrom),
+            Self::Triggers => (Edge::Triggers, Edge::TriggeredBy),
+            Self::TriggeredBy => (Edge::TriggeredBy, Edge::Triggers),
             Self::StopPropagatedFrom => (Edge::StopPropagatedFrom, Edge::PropagatesStopTo),
         }
     }
@@ -286,6 +290,17 @@ impl Graph {
                 let other = self.ensure(&dependency.on, source, &mut fresh);
                 self.connect(id, dependency.relation, other);
             }
+            for name in mounts_of(&unit.requires_mounts_for) {
+                // Most directories are not mounted by a unit: what has no file gets no place here either.
+                if !self.by_name.contains_key(&name) && source(&name) == Loaded::default() {
+                    continue;
+                }
+                let mount = self.ensure(&name, source, &mut fresh);
+                if self.load_state(mount) != &LoadState::NotFound {
+                    self.connect(id, Relation::Requires, mount);
+                    self.connect(id, Relation::After, mount);
+                }
+            }
         }
         for target in targets {
             self.order_after_members(target);
@@ -393,6 +408,18 @@ impl Graph {
     pub fn take_problems(&mut self) -> Vec<Problem> {
         std::mem::take(&mut self.problems)
     }
+}
+
+/// The mount units that paths could lie in: that of each path and of all directories above it.
+fn mounts_of(paths: &[String]) -> impl Iterator<Item = UnitName> {
+    paths.iter().flat_map(|path| {
+        std::iter::successors(Some(path.as_str()), |path| {
+            path.rsplit_once('/')
+                .map(|(parent, _)| parent)
+                .filter(|parent| !parent.is_empty())
+        })
+        .filter_map(|path| UnitName::parse(&format!("{}.mount", escape_path(path))).ok())
+    })
 }
 
 fn load_state(loaded: Loaded, problems: &mut Vec<Problem>) -> LoadState {

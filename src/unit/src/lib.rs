@@ -48,16 +48,20 @@ mod errno;
 pub mod graph;
 pub mod jobs;
 pub mod load;
+pub mod mount;
 pub mod name;
+pub mod path;
 pub mod problem;
 mod quadlet;
 pub mod schedule;
 pub mod service;
+pub mod socket;
 mod specifier;
 pub mod store;
 pub mod support;
 mod syntax;
 pub mod syscall;
+pub mod timer;
 pub mod unit;
 pub mod value;
 mod words;
@@ -73,7 +77,9 @@ pub use jobs::{
     TransactionError,
 };
 pub use load::{Loaded, Loader, load};
+pub use mount::Mount;
 pub use name::{NameError, UnitName, UnitType, escape, escape_path, unescape, unescape_path};
+pub use path::{PathUnit, Watch};
 pub use problem::{Position, Problem, Severity};
 pub use schedule::Scheduling;
 pub use service::{
@@ -81,7 +87,9 @@ pub use service::{
     KillMode, Logging, NotifyAccess, OomPolicy, Output, Preserve, ProcessEnd, ResourceLimit,
     Resources, Restart, Service, ServiceResult, ServiceType, WorkingDirectory,
 };
+pub use socket::Socket;
 pub use specifier::SpecifierContext;
 pub use store::{Entry, EntryKind, MemoryStore, UnitStore};
+pub use timer::Timer;
 pub use unit::{Dependency, Install, Kind, MachineAction, Relation, StartLimit, Unit, Urgency};
 pub use value::{Limit, Signal};

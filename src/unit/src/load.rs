@@ -10,10 +10,13 @@ use crate::problem::{Position, Problem, Problems, Severity};
 use crate::quadlet;
 use crate::specifier::{Expander, SpecifierContext};
 use crate::store::{EntryKind, UnitStore};
+use crate::support;
 use crate::syntax;
 use crate::unit::{Dependency, Relation, Unit};
 
 mod complete;
+mod defaults;
+mod kinds;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: usize = 4 << 20;
@@ -181,6 +184,9 @@ impl<'a, S: UnitStore> Loader<'a, S> {
         let Some(fragment) = fragment else {
             return match builtin::target(name.as_str()) {
                 Some(text) => self.read(&name, None, text, problems),
+                None if defaults::is_made_by_name(&name) && self.takes(name.kind()) => {
+                    self.read(&name, None, "", problems)
+                }
                 None => Loaded::default(),
             };
         };
@@ -214,8 +220,9 @@ impl<'a, S: UnitStore> Loader<'a, S> {
         mut problems: Problems,
     ) -> Loaded {
         let path: Arc<str> = fragment.map_or(BUILT_IN, |f| f.path.as_str()).into();
-        if !matches!(name.kind(), UnitType::Service | UnitType::Target) {
-            let message = format!("{} units are not supported", name.kind().suffix());
+        let kind = name.kind();
+        if !support::is_read(kind) {
+            let message = format!("{} units are not supported", kind.suffix());
             problems.push(&path, Position::default(), Severity::Error, message);
             return Loaded {
                 problems: problems.into_list(),
@@ -271,12 +278,21 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             &path,
             &mut problems,
         );
+        if !self.takes(kind) {
+            let message = format!("{} units are not run by this supervisor", kind.suffix());
+            problems.push(&path, Position::default(), Severity::Error, message);
+        }
         let failed = problems.failed();
         Loaded {
             unit: unit.filter(|_| !failed),
             problems: problems.into_list(),
             masked: false,
         }
+    }
+
+    /// Whether units of that kind, once they are read, can be used.
+    fn takes(&self, kind: UnitType) -> bool {
+        !self.supervised || support::is_run(kind)
     }
 
     /// The other names under which a unit can be found.

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use crate::condition::Conditions;
+use crate::mount::Mount;
 use crate::name::UnitName;
-use crate::service::Service;
+use crate::path::PathUnit;
+use crate::service::{Resources, Service};
+use crate::socket::Socket;
+use crate::timer::Timer;
 
 /// How one unit relates to another (`systemd.unit(5)`); the direction is "this unit … the named one".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +44,10 @@ pub enum Relation {
     PropagatesStopTo,
     /// This is stopped when the other is.
     StopPropagatedFrom,
+    /// Starts the other when its time, connection or file comes: not followed by jobs.
+    Triggers,
+    /// The reverse of `Triggers`.
+    TriggeredBy,
 }
 
 /// One edge that a unit file (or a `.wants` directory, or a default) asks for.
@@ -121,6 +129,16 @@ pub enum Kind {
     Service(Box<Service>),
     /// A point that others are ordered by.
     Target,
+    /// Starts another unit when its time comes.
+    Timer(Box<Timer>),
+    /// Starts a service when somebody connects.
+    Socket(Box<Socket>),
+    /// A file system in its place.
+    Mount(Box<Mount>),
+    /// Starts another unit when a file appears or changes.
+    Path(Box<PathUnit>),
+    /// A node of the tree of cgroups, and its limits.
+    Slice(Box<Resources>),
 }
 
 /// A unit as its files describe it.
@@ -186,7 +204,7 @@ impl Unit {
     pub fn service(&self) -> Option<&Service> {
         match &self.kind {
             Kind::Service(service) => Some(service),
-            Kind::Target => None,
+            _ => None,
         }
     }
 }

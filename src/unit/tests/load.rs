@@ -526,10 +526,16 @@ fn conditions_keep_their_marks_and_reset() {
 
 #[test]
 fn other_unit_types_are_named_as_unsupported() {
-    let store = MemoryStore::new().file("/etc/systemd/system/a.timer", "[Timer]\nOnBootSec=1\n");
+    let store = MemoryStore::new()
+        .file("/etc/systemd/system/a.timer", "[Timer]\nOnBootSec=1\n")
+        .file("/etc/systemd/system/a.swap", "[Swap]\nWhat=/dev/vdb\n");
+    assert_eq!(
+        messages(&load(&store, "a.swap")),
+        ["/etc/systemd/system/a.swap: error: swap units are not supported"]
+    );
     assert_eq!(
         messages(&load(&store, "a.timer")),
-        ["/etc/systemd/system/a.timer: error: timer units are not supported"]
+        ["/etc/systemd/system/a.timer: error: timer units are not run by this supervisor"]
     );
 }
 

@@ -280,7 +280,7 @@ fn exit_status(set: &mut ExitStatusSet, a: &Assignment<'_>, reading: &mut Readin
 }
 
 /// Users and groups: running as somebody else than asked for is worse than not running.
-fn account(slot: &mut Option<String>, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+pub(super) fn account(slot: &mut Option<String>, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     if a.value.text.is_empty() {
         *slot = None;
         return;
@@ -336,7 +336,7 @@ fn directories(slot: &mut Directories, a: &Assignment<'_>, reading: &mut Reading
     }
 }
 
-fn mode(slot: &mut u32, default: u32, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+pub(super) fn mode(slot: &mut u32, default: u32, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     reading.value(a, slot, default, "octal permission bits", parse_mode);
 }
 

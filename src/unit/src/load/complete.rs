@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Fragment;
+use super::defaults::Edges;
+use super::{Fragment, kinds};
 use crate::directive::{Draft, Written};
 use crate::name::{UnitName, UnitType};
 use crate::problem::{Position, Problems, Severity};
 use crate::service::{NotifyAccess, Restart, Service, ServiceType};
-use crate::unit::{Dependency, Kind, MachineAction, Relation, Unit};
+use crate::unit::{Kind, MachineAction, Unit};
 use crate::value::Span;
 
 /// Checks the whole and fills in what depends on several directives.
@@ -20,26 +21,24 @@ pub(super) fn finish(
     path: &Arc<str>,
     problems: &mut Problems,
 ) -> Option<Unit> {
-    let kind = if name.kind() == UnitType::Target {
-        Kind::Target
-    } else {
-        let mut service = std::mem::take(&mut draft.service);
-        if let Err(message) = complete(
-            &mut service,
-            &draft.written,
-            draft.success_action != MachineAction::None,
-        ) {
+    let kind = match kind(&mut draft, name) {
+        Ok(kind) => kind,
+        Err(message) => {
             // After another error this one may only follow from it.
-            if problems.failed() {
-                return None;
+            if !problems.failed() {
+                problems.push(path, Position::default(), Severity::Error, message);
             }
-            problems.push(path, Position::default(), Severity::Error, message);
             return None;
         }
-        Kind::Service(Box::new(service))
     };
+    let mut edges = Edges::new(
+        name,
+        &mut draft.dependencies,
+        &mut draft.requires_mounts_for,
+    );
+    edges.implicit(&kind);
     if !draft.no_default_dependencies {
-        add_default_dependencies(&mut draft.dependencies, name);
+        edges.default(&kind);
     }
     Some(Unit {
         name: name.clone(),
@@ -71,30 +70,28 @@ pub(super) fn finish(
     })
 }
 
-/// `DefaultDependencies=yes` (`systemd.service(5)`, `systemd.target(5)`, "Default Dependencies").
-fn add_default_dependencies(dependencies: &mut Vec<Dependency>, name: &UnitName) {
-    let early: &[(Relation, &str)] = match name.kind() {
-        UnitType::Service => &[
-            (Relation::Requires, "sysinit.target"),
-            (Relation::After, "sysinit.target"),
-            (Relation::After, "basic.target"),
-        ],
-        _ => &[],
-    };
-    let late = &[
-        (Relation::Conflicts, "shutdown.target"),
-        (Relation::Before, "shutdown.target"),
-    ];
-    for (relation, on) in early.iter().chain(late) {
-        if name.as_str() != *on
-            && let Ok(on) = UnitName::parse(on)
-        {
-            dependencies.push(Dependency {
-                relation: *relation,
-                on,
-            });
+/// Checks what is particular to the unit's type.
+fn kind(draft: &mut Draft, name: &UnitName) -> Result<Kind, String> {
+    Ok(match name.kind() {
+        UnitType::Service | UnitType::Container => {
+            let mut service = std::mem::take(&mut draft.service);
+            let has_success_action = draft.success_action != MachineAction::None;
+            complete(&mut service, &draft.written, has_success_action)?;
+            Kind::Service(Box::new(service))
         }
-    }
+        UnitType::Target => Kind::Target,
+        UnitType::Timer => Kind::Timer(Box::new(kinds::timer(draft, name)?)),
+        UnitType::Socket => Kind::Socket(Box::new(kinds::socket(draft, name)?)),
+        UnitType::Mount => Kind::Mount(Box::new(kinds::mount(draft, name)?)),
+        UnitType::Path => Kind::Path(Box::new(kinds::path(draft, name)?)),
+        UnitType::Slice => {
+            kinds::check_slice(name)?;
+            Kind::Slice(Box::new(draft.service.resources))
+        }
+        kind @ (UnitType::Automount | UnitType::Swap | UnitType::Device | UnitType::Scope) => {
+            return Err(format!("{} units are not supported", kind.suffix()));
+        }
+    })
 }
 
 /// Fills in a service's defaults and checks it (`systemd.service(5)`).
