@@ -145,6 +145,8 @@ pub(crate) struct Written {
     pub(crate) restart_max_delay: Option<Span>,
     pub(crate) timeout_abort: Option<Span>,
     pub(crate) trigger_limit_burst: Option<u32>,
+    pub(crate) bus_name: bool,
+    pub(crate) permissions_start_only: bool,
 }
 
 /// The file that is being read.
@@ -177,7 +179,14 @@ impl Reading<'_> {
         );
     }
 
-    fn fail(&mut self, a: &Assignment<'_>, offset: usize, message: &str, severity: Severity) {
+    /// As [`Reading::ignore`] or [`Reading::refuse`].
+    pub(crate) fn fail(
+        &mut self,
+        a: &Assignment<'_>,
+        offset: usize,
+        message: &str,
+        severity: Severity,
+    ) {
         match severity {
             Severity::Warning => self.ignore(a, offset, message),
             Severity::Error => self.refuse(a, offset, message),

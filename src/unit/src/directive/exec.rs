@@ -7,14 +7,15 @@ use crate::service::EnvironmentFile;
 use crate::syntax::Assignment;
 use crate::words::{Word, Words, is_space};
 
-/// Reads one line of commands; the empty value empties the list. What cannot be run makes the unit fail to load.
+/// Reads one line of commands; the empty value empties the list. What cannot be run makes the unit fail to load, unless
+/// `-` stands before it: then the line is passed over from there on.
 pub(super) fn commands(list: &mut Vec<Command>, a: &Assignment<'_>, reading: &mut Reading<'_>) {
     if a.value.text.is_empty() {
         list.clear();
         return;
     }
     let mut words = Words::new(&a.value.text);
-    while let Some(first) = next(&mut words, a, reading) {
+    while let Some(first) = next(&mut words, a, reading, Severity::Error) {
         let Some(first) = first else { return };
         if first.plain && first.text == ";" {
             continue;
@@ -38,16 +39,17 @@ fn next(
     words: &mut Words<'_>,
     a: &Assignment<'_>,
     reading: &mut Reading<'_>,
+    severity: Severity,
 ) -> Option<Option<Word>> {
     let word = match words.next()? {
         Ok(word) => word,
         Err(error) => {
-            reading.refuse(a, error.offset(), error.message());
+            reading.fail(a, error.offset(), error.message(), severity);
             return Some(None);
         }
     };
     let text = reading
-        .expand(a, &word.text, word.offset, Severity::Error)
+        .expand(a, &word.text, word.offset, severity)
         .map(std::borrow::Cow::into_owned);
     Some(text.map(|text| Word { text, ..word }))
 }
@@ -97,35 +99,32 @@ fn command(
             _ => break,
         };
         if std::mem::replace(flag, true) {
-            reading.refuse(a, first.offset, "a prefix stands twice");
+            let severity = severity_of(flags);
+            reading.fail(a, first.offset, "a prefix stands twice", severity);
             return None;
         }
         program = rest.as_str();
     }
     flags.keep_user = bangs > 0;
+    let severity = severity_of(flags);
     if flags.full_privileges && flags.keep_user {
-        reading.refuse(
-            a,
-            first.offset,
-            "only one of the prefixes + ! !! can be used",
-        );
+        let message = "only one of the prefixes + ! !! can be used";
+        reading.fail(a, first.offset, message, severity);
         return None;
     }
     if let Some(reason) = unusable_program(program) {
-        reading.refuse(a, first.offset, &format!("{program:?} {reason}"));
+        let message = format!("{program:?} {reason}");
+        reading.fail(a, first.offset, &message, severity);
         return None;
     }
     let program = program.to_owned();
     let mut argv0 = None;
     if takes_argv0 {
-        match next(words, a, reading) {
+        match next(words, a, reading, severity) {
             Some(word) => argv0 = Some(word?.text),
             None => {
-                reading.refuse(
-                    a,
-                    first.offset,
-                    "the prefix @ asks for a second word, the program's own name",
-                );
+                let message = "the prefix @ asks for a second word, the program's own name";
+                reading.fail(a, first.offset, message, severity);
                 return None;
             }
         }
@@ -139,7 +138,7 @@ fn command(
             arguments.push(";".to_owned());
             continue;
         }
-        let Some(word) = next(words, a, reading) else {
+        let Some(word) = next(words, a, reading, severity) else {
             break;
         };
         let word = word?;
@@ -155,6 +154,15 @@ fn command(
         flags,
         at: a.value.position(first.offset),
     })
+}
+
+/// `-` forgives not only the program's failure but also a command that cannot be run.
+fn severity_of(flags: CommandFlags) -> Severity {
+    if flags.ignore_failure {
+        Severity::Warning
+    } else {
+        Severity::Error
+    }
 }
 
 fn unusable_program(program: &str) -> Option<&'static str> {

@@ -307,12 +307,16 @@ fn is_account(text: &str) -> bool {
             .parse::<u32>()
             .is_ok_and(|id| id != u32::MAX && id != 0xffff);
     }
-    let mut bytes = text.bytes();
-    text.len() <= 31
-        && bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    // systemd is as generous with names: accounts of directories elsewhere hold dots, capitals and blanks.
+    let negative = text
+        .strip_prefix('-')
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    !text.is_empty()
+        && text.len() <= 256
+        && !negative
+        && !matches!(text, "." | "..")
+        && text.trim() == text
+        && !text.contains(|c: char| c.is_control() || matches!(c, ':' | '/'))
 }
 
 fn directories(slot: &mut Directories, a: &Assignment<'_>, reading: &mut Reading<'_>) {

@@ -101,6 +101,11 @@ fn complete(
     has_success_action: bool,
 ) -> Result<(), String> {
     let without_start = service.exec_start.is_empty();
+    if written.bus_name && written.service_type.is_none() {
+        return Err(
+            "BusName= without Type= means Type=dbus, and there is no message bus".to_owned(),
+        );
+    }
     service.service_type = match written.service_type {
         Some(service_type) => service_type,
         None if without_start => ServiceType::Oneshot,
@@ -149,6 +154,19 @@ fn complete(
     service.kill_mode = written.kill_mode.unwrap_or_default();
     service.kill_signal = written.kill_signal.unwrap_or(service.kill_signal);
     service.restart_kill_signal = written.restart_kill_signal.unwrap_or(service.kill_signal);
+    if written.permissions_start_only {
+        let others = [
+            &mut service.exec_condition,
+            &mut service.exec_start_pre,
+            &mut service.exec_start_post,
+            &mut service.exec_reload,
+            &mut service.exec_stop,
+            &mut service.exec_stop_post,
+        ];
+        for command in others.into_iter().flatten() {
+            command.flags.full_privileges = true;
+        }
+    }
     service.delegate = written.delegate.unwrap_or(service.delegate);
     service.guess_main_pid = written.guess_main_pid.unwrap_or(service.guess_main_pid);
     Ok(())

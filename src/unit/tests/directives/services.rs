@@ -227,6 +227,11 @@ fn service_directives_have_their_effect() {
             },
         ),
     ];
+    let rows = rows.iter().chain(&[(
+        "User=1\nPermissionsStartOnly=yes\nExecStop=/bin/a",
+        (|s| s.exec_stop[0].flags.full_privileges && !s.exec_start[0].flags.full_privileges)
+            as fn(&Service) -> bool,
+    )]);
     for (lines, holds) in rows {
         assert!(holds(&service(lines)), "{lines}");
     }

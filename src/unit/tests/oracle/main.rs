@@ -2,6 +2,7 @@
 
 mod calendar;
 mod span;
+mod verify;
 
 use std::process::{Command, Output};
 

@@ -5,13 +5,20 @@ use std::time::Duration;
 use super::super::{Directive, common, exec, ignored, plain_words, refused, set, silent};
 use super::{exit_status, failure_mode, notify_access, restart, service_type, signal, word};
 use crate::name::UnitType;
+use crate::problem::Severity;
 use crate::service::{DEFAULT_RESTART_DELAY, OomPolicy, Restart};
 use crate::value::{Signal, parse_bool};
 
 const SANDBOX: &str = "it confines the processes";
 
 pub(in crate::directive) static SERVICE: &[Directive] = &[
-    refused("BusName", "Type=dbus; there is no message bus"),
+    set("BusName", |d, a, r| {
+        d.written.bus_name = !a.value.text.is_empty();
+        if d.written.bus_name {
+            let message = "BusName= is not supported: there is no message bus to have a name on";
+            r.report(a.key_at, Severity::Warning, message);
+        }
+    }),
     set("ExecCondition", |d, a, r| {
         exec::commands(&mut d.service.exec_condition, a, r)
     }),
@@ -94,10 +101,9 @@ pub(in crate::directive) static SERVICE: &[Directive] = &[
             })
         });
     }),
-    refused(
-        "PermissionsStartOnly",
-        "write + before the commands that need privileges",
-    ),
+    set("PermissionsStartOnly", |d, a, r| {
+        r.bool(a, &mut d.written.permissions_start_only, false)
+    }),
     ignored("RebootArgument", "a reboot takes no argument"),
     set("ReloadSignal", |d, a, r| {
         signal(&mut d.service.reload_signal, Signal::HUP, a, r)
