@@ -46,6 +46,7 @@ mod directive;
 pub mod environment;
 mod errno;
 pub mod graph;
+pub mod install;
 pub mod jobs;
 pub mod load;
 pub mod mount;
@@ -72,6 +73,7 @@ pub use condition::{Condition, Conditions, Test};
 pub use confinement::{Capabilities, Confinement};
 pub use environment::parse_environment_file;
 pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
+pub use install::{Change, FileState, InstallError, Installer, Plan, Preset, Presets};
 pub use jobs::{
     Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run,
     TransactionError,

@@ -66,6 +66,13 @@ impl MemoryStore {
             .insert(path.to_owned(), Content::Link(target.to_owned()));
         self
     }
+
+    /// Takes a file or link away.
+    #[must_use]
+    pub fn without(mut self, path: &str) -> Self {
+        self.files.remove(path);
+        self
+    }
 }
 
 impl UnitStore for MemoryStore {
