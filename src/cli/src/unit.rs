@@ -9,21 +9,26 @@ use std::process::ExitCode;
 use orlop_init::unit_files::Files;
 use orlop_unit::{Command, Loader, Severity, SpecifierContext, Unit, UnitName};
 
-const USAGE: &str = "usage: orlop unit verify FILE…";
+const USAGE: &str = "usage: orlop unit verify [--as-written] FILE…";
+
+const AS_WRITTEN: &str = "--as-written";
 
 /// Where drop-ins and templates lie beside the file's own directory, highest precedence first.
-const DIRECTORIES: [&str; 4] = [
+const DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
-    "/run/systemd/system",
     "/etc/containers/systemd",
+    "/run/systemd/system",
     "/usr/lib/orlop/units",
+    "/usr/lib/systemd/system",
 ];
 
 /// Runs the words after `orlop unit`: 0 when every unit loads, 1 when one does not, 2 for a wrong call.
+///
+/// With `--as-written` only the files count, not whether PID 1 carries out everything that they ask for.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     orlop_sys::signal::end_with_closed_pipes();
     let (word, files) = match args.split_first() {
-        Some((word, files)) if !files.is_empty() => (word, files),
+        Some((word, files)) if files.iter().any(|file| file != AS_WRITTEN) => (word, files),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -33,9 +38,10 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         eprintln!("orlop unit: no command {word:?}\n{USAGE}");
         return ExitCode::from(2);
     }
+    let as_written = files.iter().any(|file| file == AS_WRITTEN);
     let mut sound = true;
-    for file in files {
-        match verify(Path::new(file)) {
+    for file in files.iter().filter(|file| *file != AS_WRITTEN) {
+        match verify(Path::new(file), as_written) {
             Ok(loads) => sound &= loads,
             Err(message) => {
                 eprintln!("{}: error: {message}", Path::new(file).display());
@@ -47,7 +53,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
 }
 
 /// Prints what is wrong with one file; true when its unit would load.
-fn verify(file: &Path) -> Result<bool, String> {
+fn verify(file: &Path, as_written: bool) -> Result<bool, String> {
     let path = fs::canonicalize(file).map_err(|err| err.to_string())?;
     let directory = path
         .parent()
@@ -65,7 +71,11 @@ fn verify(file: &Path) -> Result<bool, String> {
     }
     let directories: Vec<&str> = std::iter::once(directory).chain(DIRECTORIES).collect();
     let context = SpecifierContext::default();
-    let loaded = Loader::new(&directories, &Files, &context).load(&name);
+    let mut loader = Loader::new(&directories, &Files, &context);
+    if as_written {
+        loader = loader.reading_all();
+    }
+    let loaded = loader.load(&name);
     for problem in &loaded.problems {
         eprintln!("{problem}");
     }
@@ -129,12 +139,19 @@ mod tests {
         };
         let good = file("good@.service", "[Service]\nExecStart=/bin/sh -c %i\n");
         let bad = file("bad.service", "[Service]\nExecStart=/bin/sh\n");
-        assert_eq!((verify(&good), verify(&bad)), (Ok(true), Ok(true)));
-        file("bad.service.d/10.conf", "[Service]\nPrivateDevices=yes\n");
-        assert_eq!(verify(&bad), Ok(false));
+        assert_eq!(
+            (verify(&good, false), verify(&bad, false)),
+            (Ok(true), Ok(true))
+        );
+        file("bad.service.d/10.conf", "[Service]\nSELinuxContext=x\n");
+        assert_eq!(verify(&bad, false), Ok(false));
+        let timer = file("good@.timer", "[Timer]\nOnCalendar=%i\nOnBootSec=1\n");
+        assert_eq!(verify(&timer, true), Ok(true));
+        let timer = file("bad.timer", "[Timer]\nOnCalendar=25:00\n");
+        assert_eq!(verify(&timer, true), Ok(false));
         let container = file("web.container", "[Container]\nImage=x\n");
-        assert_eq!(verify(&container), Ok(true));
-        assert!(verify(&file("notes.txt", "")).is_err());
-        assert!(verify(&directory.path().join("none.service")).is_err());
+        assert_eq!(verify(&container, false), Ok(true));
+        assert!(verify(&file("notes.txt", ""), false).is_err());
+        assert!(verify(&directory.path().join("none.service"), false).is_err());
     }
 }

@@ -36,6 +36,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// What the user should know, one sentence each.
     pub notes: Vec<String>,
+    /// What cannot be done of it; the rest is done all the same, and the command fails.
+    pub failures: Vec<InstallError>,
 }
 
 /// Why a command is not possible.
@@ -50,6 +52,14 @@ pub enum InstallError {
     /// A template has no instance, and no `DefaultInstance=`.
     #[error("{0} is a template without DefaultInstance=, name an instance of it")]
     Template(UnitName),
+    /// `Alias=` names a unit of another type, or only one of the two is a template.
+    #[error("{unit} cannot have the alias {alias}, which is another kind of name")]
+    Alias {
+        /// The unit.
+        unit: UnitName,
+        /// Its wish.
+        alias: UnitName,
+    },
     /// A file or a link to something else is in the way.
     #[error("{path} exists and {what}")]
     Exists {
@@ -137,11 +147,11 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
     /// `systemctl enable`; with `force`, links that lead elsewhere are replaced.
     ///
     /// # Errors
-    /// [`InstallError`] names the unit or file that stands in the way; nothing of the plan should be done then.
+    /// [`InstallError`] names a unit that is not there, is masked, or is none that is enabled: nothing is done then.
     pub fn enable(&self, names: &[UnitName], force: bool) -> Result<Plan, InstallError> {
         let mut plan = Plan::default();
-        for (name, fragment, install) in self.with_also(names)? {
-            self.enable_one(&name, &fragment, &install, force, &mut plan)?;
+        for (name, fragment, install) in self.with_also(names, &mut plan)? {
+            self.enable_one(&name, &fragment, &install, force, &mut plan);
         }
         plan.changes.dedup();
         Ok(plan)
@@ -154,7 +164,7 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
     pub fn disable(&self, names: &[UnitName]) -> Result<Plan, InstallError> {
         let mut plan = Plan::default();
         let mut units = BTreeSet::new();
-        for (name, _, _) in self.with_also(names)? {
+        for (name, _, _) in self.with_also(names, &mut plan)? {
             units.insert(name);
         }
         for (path, entry, target) in self.links() {
@@ -176,15 +186,13 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
     }
 
     /// `systemctl mask`: also for units that do not exist.
-    ///
-    /// # Errors
-    /// A real file is in the way.
-    pub fn mask(&self, names: &[UnitName]) -> Result<Plan, InstallError> {
+    #[must_use]
+    pub fn mask(&self, names: &[UnitName]) -> Plan {
         let mut plan = Plan::default();
         for name in names {
-            self.link(name.as_str(), "/dev/null", true, &mut plan)?;
+            self.link(name.as_str(), "/dev/null", true, &mut plan);
         }
-        Ok(plan)
+        plan
     }
 
     /// `systemctl unmask`.
@@ -222,6 +230,7 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
             };
             plan.changes.extend(more.changes);
             plan.notes.extend(more.notes);
+            plan.failures.extend(more.failures);
         }
         Ok(plan)
     }
@@ -296,12 +305,21 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
     fn with_also(
         &self,
         names: &[UnitName],
+        plan: &mut Plan,
     ) -> Result<Vec<(UnitName, Fragment, Install)>, InstallError> {
         let mut seen: BTreeSet<UnitName> = names.iter().cloned().collect();
         let mut queue: VecDeque<UnitName> = names.iter().cloned().collect();
         let mut out = Vec::new();
         while let Some(name) = queue.pop_front() {
-            let (name, fragment) = self.find(&name)?;
+            let (name, fragment) = match self.find(&name) {
+                Ok(found) => found,
+                // Only what was named itself stops the command.
+                Err(error) if !names.contains(&name) => {
+                    plan.notes.push(format!("Also=: {error}, ignored"));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if fragment.container {
                 return Err(InstallError::Generated(name));
             }
@@ -323,7 +341,7 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
         install: &Install,
         force: bool,
         plan: &mut Plan,
-    ) -> Result<(), InstallError> {
+    ) {
         let asks =
             !install.alias.is_empty() || WANTING.iter().any(|(_, list)| !list(install).is_empty());
         if !asks {
@@ -332,71 +350,61 @@ impl<'a, 'b, S: UnitStore> Installer<'a, 'b, S> {
                     "{name} has no [Install] section: it is started by others, and enabling it does nothing"
                 ));
             }
-            return Ok(());
+            return;
         }
         for alias in &install.alias {
-            if alias.kind() != name.kind() {
-                plan.notes.push(format!(
-                    "Alias={alias} of {name} is of another type, ignored"
-                ));
+            let alike = alias.kind() == name.kind()
+                && alias.is_template() == name.is_template()
+                && alias.instance().is_some() == name.instance().is_some();
+            if !alike {
+                plan.failures.push(InstallError::Alias {
+                    unit: name.clone(),
+                    alias: alias.clone(),
+                });
                 continue;
             }
-            self.link(alias.as_str(), &fragment.path, force, plan)?;
+            self.link(alias.as_str(), &fragment.path, force, plan);
         }
         let wanted = WANTING.iter().any(|(_, list)| !list(install).is_empty());
         if !wanted {
-            return Ok(());
+            return;
         }
         let linked = match (name.is_template(), &install.default_instance) {
-            (false, _) => name.clone(),
-            (true, Some(instance)) => name
-                .with_instance(instance)
-                .map_err(|_| InstallError::Template(name.clone()))?,
-            (true, None) => return Err(InstallError::Template(name.clone())),
+            (false, _) => Some(name.clone()),
+            (true, Some(instance)) => name.with_instance(instance).ok(),
+            (true, None) => None,
+        };
+        let Some(linked) = linked else {
+            plan.failures.push(InstallError::Template(name.clone()));
+            return;
         };
         for (suffix, list) in WANTING {
             for by in list(install) {
                 let place = format!("{by}.{suffix}/{linked}");
-                self.link(&place, &fragment.path, true, plan)?;
+                self.link(&place, &fragment.path, true, plan);
             }
         }
-        Ok(())
     }
 
     /// Plans a link at a place below the directory.
-    fn link(
-        &self,
-        place: &str,
-        target: &str,
-        force: bool,
-        plan: &mut Plan,
-    ) -> Result<(), InstallError> {
+    fn link(&self, place: &str, target: &str, force: bool, plan: &mut Plan) {
         let path = format!("{}/{place}", self.directory);
         if path == target {
-            return Ok(());
+            return;
         }
         let store = self.loader.store();
-        match store.link_target(&path) {
-            Some(old) if old == target => return Ok(()),
-            Some(old) if !force => {
-                return Err(InstallError::Exists {
-                    path,
-                    what: format!("leads to {old}"),
-                });
-            }
-            None if store.read(&path).is_some() => {
-                return Err(InstallError::Exists {
-                    path,
-                    what: "is a file".to_owned(),
-                });
-            }
-            _ => {}
+        let in_the_way = match store.link_target(&path) {
+            Some(old) if old == target => return,
+            Some(old) => (!force).then(|| format!("leads to {old}")),
+            None => store.read(&path).map(|_| "is a file".to_owned()),
+        };
+        match in_the_way {
+            Some(what) => plan.failures.push(InstallError::Exists { path, what }),
+            None => plan.changes.push(Change::Link {
+                path,
+                target: target.to_owned(),
+            }),
         }
-        plan.changes.push(Change::Link {
-            path,
-            target: target.to_owned(),
-        });
-        Ok(())
     }
 
     /// Every link in the directory and in the directories of links in it: its path, its own name, what it holds.

@@ -1,6 +1,7 @@
 //! Ours beside `systemd-analyze` of Debian's package `systemd`, on generated input.
 
 mod calendar;
+mod install;
 mod span;
 mod verify;
 
