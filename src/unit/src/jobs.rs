@@ -15,7 +15,8 @@
 //!    cancelled meanwhile is not known any more; reporting it is harmless. A target's start is done at once.
 //! 4. When a unit goes down without a job: `graph.set_state(…)`, `jobs.gone_by_itself(&graph, id)`. An automatic
 //!    restart is a `Request::Restart` of the supervisor's own, made when `RestartSec=` is over.
-//! 5. `OnFailure=`, `OnSuccess=` and `Upholds=` are edges of the [`Graph`]; the supervisor requests their starts.
+//! 5. After each of these, `jobs.consequences(&graph, id, before)` says what `OnFailure=`, `OnSuccess=`, `Upholds=` and
+//!    `StopWhenUnneeded=` ask for; the supervisor makes those requests.
 //!
 //! Each of these calls costs a few steps per edge of the units that it touches.
 
@@ -23,9 +24,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::graph::{ActiveState, Edge, Graph, UnitId};
 
+mod consequences;
+mod cycle;
 mod transaction;
 mod vocabulary;
 
+pub use consequences::{Consequence, Why};
 pub use transaction::TransactionError;
 pub use vocabulary::{
     Action, Cause, Event, JobId, JobKind, JobResult, Mode, Outcome, Request, Run,
@@ -246,10 +250,14 @@ impl Jobs {
         }
     }
 
-    /// Takes note that a unit went down (or failed) while it had no job: what is bound to it is stopped.
+    /// Takes note that a unit went down (or failed) while it had no job: what is bound to it, or what it propagates its
+    /// stop to, is stopped.
     pub fn gone_by_itself(&mut self, graph: &Graph, unit: UnitId) {
         let bound: Vec<UnitId> = graph
-            .related(unit, Edge::BoundBy)
+            .edges(unit)
+            .iter()
+            .filter(|(edge, _)| matches!(edge, Edge::BoundBy | Edge::PropagatesStopTo))
+            .map(|(_, other)| *other)
             .filter(|other| {
                 !matches!(
                     graph.state(*other),

@@ -75,8 +75,8 @@ pub use environment::parse_environment_file;
 pub use graph::{ActiveState, Edge, Graph, LoadState, UnitId};
 pub use install::{Change, FileState, InstallError, Installer, Plan, Preset, Presets};
 pub use jobs::{
-    Action, Cause, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome, Request, Run,
-    TransactionError,
+    Action, Cause, Consequence, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome,
+    Request, Run, TransactionError, Why,
 };
 pub use load::{Loaded, Loader, load};
 pub use mount::Mount;

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
+use super::cycle::find_cycle;
 use super::vocabulary::write_cycle;
 use super::{Cause, Edge, Graph, JobKind, Jobs, Mode, Request, UnitId};
 use crate::graph::{ActiveState, LoadState};
@@ -336,11 +337,7 @@ impl Planner<'_> {
                 ) => self.queue.push_back((*other, JobKind::Stop, need)),
                 (
                     JobKind::Restart,
-                    Edge::RequiredBy
-                    | Edge::BoundBy
-                    | Edge::RequisiteOf
-                    | Edge::ConsistsOf
-                    | Edge::PropagatesStopTo,
+                    Edge::RequiredBy | Edge::BoundBy | Edge::RequisiteOf | Edge::ConsistsOf,
                 ) if !state.is_down() => self.queue.push_back((*other, JobKind::Restart, need)),
                 (JobKind::Reload, Edge::PropagatesReloadTo) if state.is_up() => {
                     self.queue.push_back((*other, JobKind::Reload, Need::Soft));
@@ -540,7 +537,8 @@ impl Planner<'_> {
                 Some(_) => side == Side::Up,
                 None => false,
             };
-            let Some(cycle) = find_cycle(self.graph, chosen, belongs) else {
+            let roots = chosen.iter().map(|(unit, _)| *unit);
+            let Some(cycle) = find_cycle(self.graph, roots, belongs) else {
                 continue;
             };
             let names: Vec<UnitName> = cycle
@@ -571,59 +569,4 @@ impl Planner<'_> {
         }
         Ok(false)
     }
-}
-
-/// A cycle along `After` through units that belong; each is ordered after the next.
-fn find_cycle(
-    graph: &Graph,
-    roots: &[(UnitId, JobKind)],
-    belongs: impl Fn(UnitId) -> bool,
-) -> Option<Vec<UnitId>> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Colour {
-        New,
-        OnPath,
-        Clear,
-    }
-    let mut colours = vec![Colour::New; graph.len()];
-    for (root, _) in roots {
-        if !belongs(*root) || colours.get(root.index()) != Some(&Colour::New) {
-            continue;
-        }
-        let mut path: Vec<(UnitId, std::slice::Iter<'_, (Edge, UnitId)>)> =
-            vec![(*root, graph.edges(*root).iter())];
-        if let Some(colour) = colours.get_mut(root.index()) {
-            *colour = Colour::OnPath;
-        }
-        while let Some((unit, edges)) = path.last_mut() {
-            let next = edges
-                .find(|(edge, other)| *edge == Edge::After && belongs(*other))
-                .map(|(_, other)| *other);
-            let Some(next) = next else {
-                if let Some(colour) = colours.get_mut(unit.index()) {
-                    *colour = Colour::Clear;
-                }
-                path.pop();
-                continue;
-            };
-            match colours.get(next.index()) {
-                Some(Colour::New) => {
-                    if let Some(colour) = colours.get_mut(next.index()) {
-                        *colour = Colour::OnPath;
-                    }
-                    path.push((next, graph.edges(next).iter()));
-                }
-                Some(Colour::OnPath) => {
-                    return Some(
-                        path.iter()
-                            .map(|(unit, _)| *unit)
-                            .skip_while(|unit| *unit != next)
-                            .collect(),
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
-    None
 }

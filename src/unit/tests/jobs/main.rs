@@ -1,5 +1,6 @@
 //! The job engine: single rules by name, and whole random machines against a small model of what must hold.
 
+mod closure;
 mod model;
 
 use orlop_unit::{

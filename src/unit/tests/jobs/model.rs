@@ -22,13 +22,16 @@ enum Step {
     Cancel(usize),
 }
 
-const RELATIONS: [&str; 8] = [
+const RELATIONS: [&str; 11] = [
     "Wants",
     "Requires",
     "Requisite",
     "BindsTo",
     "PartOf",
     "Conflicts",
+    "Upholds",
+    "PropagatesStopTo",
+    "OnFailure",
     "After",
     "Before",
 ];
