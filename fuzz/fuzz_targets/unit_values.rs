@@ -1,0 +1,9 @@
+//! Time spans, sizes, names, presets, environment files.
+
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../src/unit/tests/fuzz/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::values(bytes));
