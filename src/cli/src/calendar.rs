@@ -1,7 +1,6 @@
 //! `orlop calendar EXPR…`: the normal form of calendar expressions and the next moments, as `systemd-analyze calendar` prints them.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -15,6 +14,7 @@ const MAX_ITERATIONS: usize = 10_000;
 
 /// Runs the words after `orlop calendar`: 0 when all expressions are good, 1 when one is not, 2 for a wrong call.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    orlop_sys::signal::end_with_closed_pipes();
     let mut iterations = DEFAULT_ITERATIONS;
     let mut expressions = Vec::new();
     for arg in args {
@@ -61,8 +61,7 @@ fn describe(expression: &str, now_us: u64, iterations: usize) -> Result<String, 
     let normal = calendar.to_string();
     let mut out = String::new();
     let mut line = |label: &str, value: &str| {
-        // A String takes everything.
-        let _ = writeln!(out, "{label:>15}: {value}");
+        out.push_str(&format!("{label:>15}: {value}\n"));
     };
     if normal != expression {
         line("Original form", expression);

@@ -104,7 +104,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "unit",
         applet: false,
-        summary: "check unit files (unit verify FILE…)",
+        summary: "check unit files (unit verify FILE…), list directives",
         run: unit::run,
     },
     Command {

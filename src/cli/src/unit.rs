@@ -1,4 +1,4 @@
-//! `orlop unit verify FILE…`: says what is wrong with unit files, on any machine.
+//! `orlop unit verify FILE…` says what is wrong with unit files, on any machine; `orlop unit directives` lists what is known.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use orlop_init::unit_files::Files;
 use orlop_unit::{Command, Loader, Severity, SpecifierContext, Unit, UnitName};
 
-const USAGE: &str = "usage: orlop unit verify [--as-written] FILE…";
+const USAGE: &str = "usage: orlop unit verify [--as-written] FILE…\n       orlop unit directives";
 
 const AS_WRITTEN: &str = "--as-written";
 
@@ -27,6 +27,11 @@ const DIRECTORIES: [&str; 5] = [
 /// With `--as-written` only the files count, not whether PID 1 carries out everything that they ask for.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     orlop_sys::signal::end_with_closed_pipes();
+    if let [word] = args
+        && word == "directives"
+    {
+        return directives();
+    }
     let (word, files) = match args.split_first() {
         Some((word, files)) if files.iter().any(|file| file != AS_WRITTEN) => (word, files),
         _ => {
@@ -50,6 +55,14 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         }
     }
     ExitCode::from(u8::from(!sound))
+}
+
+/// Lists what is known of `systemd.directives(7)`, and what comes of it.
+fn directives() -> ExitCode {
+    for (section, name, state) in orlop_unit::support::directives() {
+        println!("{section:<8} {name:<30} {}", state.as_str());
+    }
+    ExitCode::SUCCESS
 }
 
 /// Prints what is wrong with one file; true when its unit would load.

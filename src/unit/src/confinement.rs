@@ -283,7 +283,7 @@ pub struct Confinement {
     pub device_allow: Vec<DeviceAllow>,
     /// `DevicePolicy=`
     pub device_policy: DevicePolicy,
-    /// `DynamicUser=`: a user that exists while the service does. Implies others, see [`Confinement::complete`].
+    /// `DynamicUser=`: a user that exists while the service does. Other parts that it implies are set along with it.
     pub dynamic_user: bool,
     /// `ExecPaths=`
     pub exec_paths: Vec<ConfinedPath>,

@@ -256,6 +256,42 @@ static SERVICE_TABLES: Tables = &[
     service::CGROUP,
 ];
 
+/// Every directive of every section: section, name, and what comes of it. `Limit…=`, `Condition…=` and `Assert…=` are read beside the tables.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str, support::State)> {
+    let sections = [
+        ("Unit", UNIT_TABLES, UnitType::Service),
+        ("Install", INSTALL_TABLES, UnitType::Service),
+        ("Service", SERVICE_TABLES, UnitType::Service),
+        ("Timer", TIMER_TABLES, UnitType::Timer),
+        ("Socket", SOCKET_TABLES, UnitType::Socket),
+        ("Mount", MOUNT_TABLES, UnitType::Mount),
+        ("Path", PATH_TABLES, UnitType::Path),
+        ("Slice", SLICE_TABLES, UnitType::Slice),
+    ];
+    sections.into_iter().flat_map(|(section, tables, kind)| {
+        let rows = tables.iter().flat_map(|table| table.iter());
+        rows.map(move |row| (section, row.name, state(row, kind)))
+    })
+}
+
+/// What comes of a directive in a unit of that kind.
+fn state(row: &Directive, kind: UnitType) -> support::State {
+    let without = match row.effect {
+        _ if !support::is_run(kind) => return support::State::Refused,
+        Effect::Silent => return support::State::Met,
+        Effect::Refused(about) => Without::Refuse(about),
+        Effect::Ignored(instead) => Without::Warn(instead),
+        Effect::Set(_) => match support::row(row.name).filter(|row| !row.applied) {
+            Some(row) => row.without,
+            None => return support::State::Applied,
+        },
+    };
+    match without {
+        Without::Refuse(_) => support::State::Refused,
+        Without::Warn(_) => support::State::Ignored,
+    }
+}
+
 /// The tables of a section; none where the section does not belong in the unit.
 fn tables(section: &str, kind: UnitType) -> Tables {
     match (section, kind) {

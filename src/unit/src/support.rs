@@ -128,6 +128,37 @@ const KINDS: &[(UnitType, bool)] = &[
     (UnitType::Slice, false),
 ];
 
+/// What comes of a directive, for lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Carried out.
+    Applied,
+    /// Its wish is met, or moot, whatever the value.
+    Met,
+    /// Named in a warning when it is set; the unit loads.
+    Ignored,
+    /// Named in an error when it is set; the unit does not load.
+    Refused,
+}
+
+impl State {
+    /// One word for a list.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Met => "met",
+            Self::Ignored => "ignored",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Every directive that is known: its section, its name, what comes of it. In a kind of unit that is not run, all are refused.
+pub fn directives() -> impl Iterator<Item = (&'static str, &'static str, State)> {
+    crate::directive::all()
+}
+
 /// The row of a directive that is read; those without one have no caveat.
 pub(crate) fn row(directive: &str) -> Option<&'static Row> {
     let index = DIRECTIVES

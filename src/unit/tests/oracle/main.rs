@@ -3,6 +3,7 @@
 mod calendar;
 mod install;
 mod span;
+mod syscall;
 mod verify;
 
 use std::process::{Command, Output};
