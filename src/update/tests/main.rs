@@ -1,0 +1,3 @@
+//! Updates as a whole.
+
+mod minisign;
