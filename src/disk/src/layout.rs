@@ -138,7 +138,7 @@ pub(crate) fn rewrite(
 
 /// Both copies of a table as writes: the backup first and within a copy the header last, so that at each moment one
 /// copy is whole (UEFI 2.10 §5.3.2 has the backup for this).
-fn patches(mut gpt: GPT, sector_bytes: u64, disk_bytes: u64) -> io::Result<Vec<Patch>> {
+pub(crate) fn patches(mut gpt: GPT, sector_bytes: u64, disk_bytes: u64) -> io::Result<Vec<Patch>> {
     let sectors = table_sectors(sector_bytes);
     let head = (sectors + 1) * sector_bytes;
     let tail = disk_bytes / sector_bytes * sector_bytes - sectors * sector_bytes;
@@ -174,7 +174,7 @@ fn patches(mut gpt: GPT, sector_bytes: u64, disk_bytes: u64) -> io::Result<Vec<P
 }
 
 /// A disk of which only the size matters.
-struct Size(u64, u64);
+pub(crate) struct Size(pub(crate) u64, pub(crate) u64);
 
 impl io::Read for Size {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -14,12 +14,14 @@ mod inspect;
 mod layout;
 mod plan;
 mod signature;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Checked, Error, Mounted, apply, ensure_data_volume};
 pub use ext4::Superblock;
-pub use find::{FindError, resolve};
+pub use find::{FindError, is_disk_name, resolve};
 pub use inspect::{Found, InspectError, Partition, State, inspect};
 pub use layout::{LABEL, VAR_TYPE};
 pub use plan::{Plan, Refusal, Request, Step, plan};
+pub use table::{PartitionTable, TableEntry, TableWrite};
