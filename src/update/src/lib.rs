@@ -1,5 +1,13 @@
 //! Updates: slots, payloads, signatures, installation, factory reset.
 
+pub mod apply;
+pub mod entry;
 pub mod hex;
+pub mod manifest;
+pub mod pack;
+pub mod payload;
 pub mod signature;
+pub mod slots;
+pub mod storage;
+pub mod uki;
 pub mod version;

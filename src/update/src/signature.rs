@@ -412,6 +412,11 @@ impl SecretKey {
     }
 }
 
+/// Whether `text` is signatures in minisign's form, whoever made them.
+pub(crate) fn check_form(text: &str) -> Result<(), SignatureError> {
+    Signature::parse_all(text).map(drop)
+}
+
 /// The text of a key's file.
 pub fn read_bounded(path: &Path) -> Result<String, KeyError> {
     let error = |e| KeyError::Read(path.to_owned(), e);

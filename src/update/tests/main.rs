@@ -1,3 +1,8 @@
 //! Updates as a whole.
 
+mod apply;
 mod minisign;
+mod payload;
+mod power_cut;
+mod simulation;
+mod world;
