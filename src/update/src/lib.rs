@@ -1,7 +1,10 @@
 //! Updates: slots, payloads, signatures, installation, factory reset.
 
 pub mod apply;
+pub mod channel;
+pub mod dns;
 pub mod entry;
+pub mod fetch;
 pub mod hex;
 pub mod manifest;
 pub mod pack;
@@ -10,4 +13,5 @@ pub mod signature;
 pub mod slots;
 pub mod storage;
 pub mod uki;
+pub mod url;
 pub mod version;

@@ -1,6 +1,7 @@
 //! Updates as a whole.
 
 mod apply;
+mod download;
 mod minisign;
 mod payload;
 mod power_cut;
