@@ -24,4 +24,4 @@ pub use find::{FindError, is_disk_name, resolve};
 pub use inspect::{Found, InspectError, Partition, State, inspect};
 pub use layout::{LABEL, VAR_TYPE};
 pub use plan::{Plan, Refusal, Request, Step, plan};
-pub use table::{PartitionTable, TableEntry, TableWrite};
+pub use table::{PartitionTable, TableEntry, TableWrite, claim, unclaim};

@@ -157,6 +157,24 @@ impl PartitionTable {
     }
 }
 
+/// The mark that a disk is Orlop's although nothing on it is whole yet (`docs/data-volume.md`), to be written before a table on a wiped disk.
+#[must_use]
+pub fn claim(disk_bytes: u64) -> TableWrite {
+    TableWrite {
+        at: layout::CLAIM_AT,
+        bytes: layout::claim(disk_bytes).to_vec(),
+    }
+}
+
+/// What removes the [`claim`] again.
+#[must_use]
+pub fn unclaim() -> TableWrite {
+    TableWrite {
+        at: layout::CLAIM_AT,
+        bytes: vec![0; layout::CLAIM_BYTES],
+    }
+}
+
 /// The entries, or `None` when one does not lie on the disk.
 fn entries(table: &Table, sector_bytes: u64, disk_bytes: u64) -> Option<Vec<TableEntry>> {
     table

@@ -195,11 +195,13 @@ fn write<R: Read>(
     let total_bytes = payload.manifest().bytes();
     let mut done_bytes = 0;
     let mut head = Vec::new();
-    for which in Which::ALL {
+    let parts: Vec<Which> = payload.manifest().parts().map(|(which, _)| which).collect();
+    for which in parts {
         let mut at = 0;
         let place = plan.slot.place(which);
         let mut sink = |bytes: &[u8]| {
             let written = match place {
+                None if which == Which::Loader => Ok(()),
                 Some(place) => disk.write_at(bytes, place.start_bytes + at),
                 None if at == 0 => {
                     let (first, rest) = bytes.split_at(SECTOR_BYTES.min(bytes.len()));
@@ -248,8 +250,10 @@ fn finish(
 ) -> Result<(), ApplyError> {
     let total_bytes = manifest.bytes();
     let mut done_bytes = 0;
-    for which in Which::ALL {
-        let part = manifest.part(which);
+    for (which, part) in manifest
+        .parts()
+        .filter(|(which, _)| *which != Which::Loader)
+    {
         let mut hash = Sha256::new();
         let mut at = 0;
         while at < part.bytes {

@@ -64,7 +64,7 @@ pub enum ChannelError {
     #[error("{url} has no channel {channel} for {architecture}; it has {present}")]
     NoChannel {
         /// The file.
-        url: Url,
+        url: Box<Url>,
         /// What was asked for.
         channel: String,
         /// The machine's.
@@ -107,7 +107,7 @@ pub fn check(
         });
         let present: Vec<String> = present.collect();
         ChannelError::NoChannel {
-            url: url.clone(),
+            url: Box::new(url.clone()),
             channel: channel.to_owned(),
             architecture: architecture.to_owned(),
             present: if present.is_empty() {

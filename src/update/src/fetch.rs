@@ -223,7 +223,7 @@ impl Read for Download {
             let cause = match self.body.read(into) {
                 Ok(0)
                     if into.is_empty()
-                        || !self.total_bytes.is_some_and(|total| self.position < total) =>
+                        || self.total_bytes.is_none_or(|total| self.position >= total) =>
                 {
                     return Ok(0);
                 }

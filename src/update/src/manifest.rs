@@ -52,6 +52,9 @@ pub struct Parts {
     pub root: Part,
     /// Its hash tree.
     pub verity: Part,
+    /// The boot loader, for installing; an update leaves the one that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<Part>,
 }
 
 /// Which part.
@@ -63,12 +66,14 @@ pub enum Which {
     Root,
     /// Its hash tree.
     Verity,
+    /// The boot loader.
+    Loader,
 }
 
 impl Which {
     /// All, in the order in which they follow the manifest. The kernel image comes first so that an EFI system partition that is full
     /// is met before a slot is touched.
-    pub const ALL: [Self; 3] = [Self::Uki, Self::Root, Self::Verity];
+    pub const ALL: [Self; 4] = [Self::Uki, Self::Root, Self::Verity, Self::Loader];
 
     /// The name in the manifest.
     #[must_use]
@@ -77,6 +82,7 @@ impl Which {
             Self::Uki => "uki",
             Self::Root => "root",
             Self::Verity => "verity",
+            Self::Loader => "loader",
         }
     }
 }
@@ -154,9 +160,9 @@ impl Manifest {
         if manifest.product != PRODUCT {
             return Err(ManifestError::Product(manifest.product));
         }
-        for which in Which::ALL {
-            let part = manifest.part(which);
-            let is_whole = which == Which::Uki || part.bytes % BLOCK_BYTES == 0;
+        for (which, part) in manifest.parts() {
+            let is_whole =
+                !matches!(which, Which::Root | Which::Verity) || part.bytes % BLOCK_BYTES == 0;
             let is_stored = match part.compression {
                 Compression::None => part.stored_bytes == part.bytes,
                 Compression::Zstd => (1..=LARGEST_PART).contains(&part.stored_bytes),
@@ -184,20 +190,25 @@ impl Manifest {
         text
     }
 
-    /// One part.
-    #[must_use]
-    pub fn part(&self, which: Which) -> &Part {
-        match which {
-            Which::Uki => &self.parts.uki,
-            Which::Root => &self.parts.root,
-            Which::Verity => &self.parts.verity,
-        }
+    /// The parts that there are, in their order.
+    pub fn parts(&self) -> impl Iterator<Item = (Which, &Part)> {
+        let parts = &self.parts;
+        let all = [
+            Some(&parts.uki),
+            Some(&parts.root),
+            Some(&parts.verity),
+            parts.loader.as_ref(),
+        ];
+        Which::ALL
+            .into_iter()
+            .zip(all)
+            .filter_map(|(which, part)| Some((which, part?)))
     }
 
     /// The bytes of all parts together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        Which::ALL.iter().map(|which| self.part(*which).bytes).sum()
+        self.parts().map(|(_, part)| part.bytes).sum()
     }
 }
 
@@ -223,7 +234,8 @@ mod tests {
             parts: Parts {
                 uki: part.clone(),
                 root: part.clone(),
-                verity: part,
+                verity: part.clone(),
+                loader: Some(part),
             },
         }
     }

@@ -36,6 +36,8 @@ pub struct Contents {
     pub root: PathBuf,
     /// Its hash tree.
     pub verity: PathBuf,
+    /// The boot loader, systemd-boot, with which a machine can be installed from the payload.
+    pub loader: Option<PathBuf>,
 }
 
 /// Who compresses.
@@ -98,17 +100,23 @@ pub fn pack(
     let write_error = |e| PackError::Write(path.to_owned(), e);
     check_root_hash(contents)?;
     let stored_path = |which: Which| path.with_extension(format!("{which}.part"));
-    let mut parts = Vec::new();
-    for which in Which::ALL {
-        let source = source(contents, which);
+    let part = |which: Which, source: &Path| {
         let part = compressed(source, &stored_path(which), compressor)?;
-        if which != Which::Uki && part.bytes % BLOCK_BYTES != 0 {
-            return Err(PackError::Blocks(source.clone()));
+        match matches!(which, Which::Root | Which::Verity) && part.bytes % BLOCK_BYTES != 0 {
+            true => Err(PackError::Blocks(source.to_owned())),
+            false => Ok(part),
         }
-        parts.push(part);
-    }
-    let [uki, root, verity] =
-        <[Part; 3]>::try_from(parts).map_err(|_| write_error(io::ErrorKind::InvalidData.into()))?;
+    };
+    let parts = Parts {
+        uki: part(Which::Uki, &contents.uki)?,
+        root: part(Which::Root, &contents.root)?,
+        verity: part(Which::Verity, &contents.verity)?,
+        loader: contents
+            .loader
+            .as_ref()
+            .map(|loader| part(Which::Loader, loader))
+            .transpose()?,
+    };
     let manifest = Manifest {
         format: FORMAT,
         product: PRODUCT.to_owned(),
@@ -116,7 +124,7 @@ pub fn pack(
         architecture: contents.architecture.clone(),
         channel: contents.channel.clone(),
         root_hash: contents.root_hash,
-        parts: Parts { uki, root, verity },
+        parts,
     };
     let text = manifest.to_text();
     if text.len() > LONGEST {
@@ -139,11 +147,11 @@ pub fn pack(
         .iter()
         .try_for_each(|bytes| file.write_all(bytes))
         .map_err(write_error)?;
-    for which in Which::ALL {
+    for (which, part) in manifest.parts() {
         let stored = stored_path(which);
-        let from = match manifest.part(which).compression {
+        let from = match part.compression {
             Compression::Zstd => &stored,
-            Compression::None => source(contents, which),
+            Compression::None => source(contents, which).unwrap_or(&stored),
         };
         let mut from = File::open(from).map_err(|e| PackError::Read(from.clone(), e))?;
         io::copy(&mut from, &mut file).map_err(write_error)?;
@@ -155,11 +163,12 @@ pub fn pack(
     Ok(manifest)
 }
 
-fn source(contents: &Contents, which: Which) -> &PathBuf {
+fn source(contents: &Contents, which: Which) -> Option<&PathBuf> {
     match which {
-        Which::Uki => &contents.uki,
-        Which::Root => &contents.root,
-        Which::Verity => &contents.verity,
+        Which::Uki => Some(&contents.uki),
+        Which::Root => Some(&contents.root),
+        Which::Verity => Some(&contents.verity),
+        Which::Loader => contents.loader.as_ref(),
     }
 }
 
@@ -249,7 +258,8 @@ fn compressed(source: &Path, stored: &Path, compressor: &Compressor) -> Result<P
     })
 }
 
-fn sum(file: &mut File) -> io::Result<(u64, Hash)> {
+/// Length and sum of what `file` gives.
+pub(crate) fn sum(file: &mut dyn Read) -> io::Result<(u64, Hash)> {
     let mut hash = Sha256::new();
     let mut chunk = vec![0; 1 << 20];
     let mut bytes = 0;

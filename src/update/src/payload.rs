@@ -84,7 +84,7 @@ pub enum PayloadError {
 #[derive(Debug)]
 pub struct Payload<R> {
     manifest: Manifest,
-    signed: Signed,
+    signed: Option<Signed>,
     inner: R,
     /// How many parts were read.
     read: usize,
@@ -182,7 +182,7 @@ impl<R: Read> Payload<R> {
         let manifest = Manifest::parse(&text)?;
         Ok(Self {
             manifest,
-            signed,
+            signed: Some(signed),
             inner,
             read: 0,
         })
@@ -194,10 +194,20 @@ impl<R: Read> Payload<R> {
         &self.manifest
     }
 
-    /// Who signed it.
+    /// What is on this machine already, its parts one behind another as `manifest` says.
+    pub(crate) fn local(manifest: Manifest, inner: R) -> Self {
+        Self {
+            manifest,
+            signed: None,
+            inner,
+            read: 0,
+        }
+    }
+
+    /// Who signed it; nobody signs what is on this machine already.
     #[must_use]
-    pub fn signed(&self) -> &Signed {
-        &self.signed
+    pub fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
     }
 
     /// Hands the next part's bytes to `sink`, in order and at most a MiB at a time, and verifies them. Until it returns, they are not
@@ -209,11 +219,11 @@ impl<R: Read> Payload<R> {
         &mut self,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Option<Which>, E> {
-        let Some(&which) = Which::ALL.get(self.read) else {
+        let Some((which, part)) = self.manifest.parts().nth(self.read) else {
             return Ok(None);
         };
+        let part = part.clone();
         self.read += 1;
-        let part = self.manifest.part(which).clone();
         let mut stored = (&mut self.inner).take(part.stored_bytes);
         let mut left = part.bytes;
         let mut hash = Sha256::new();

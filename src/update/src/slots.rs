@@ -76,7 +76,7 @@ impl Slot {
     #[must_use]
     pub fn place(&self, which: Which) -> Option<&TableEntry> {
         match which {
-            Which::Uki => None,
+            Which::Uki | Which::Loader => None,
             Which::Root => Some(&self.root),
             Which::Verity => Some(&self.verity),
         }
@@ -219,8 +219,8 @@ pub fn plan(
         .filter_map(|file| Some((file, file.name.parse().ok()?)))
         .collect();
     judge_entries(manifest, &entries, &slot, running, &running_hash, options)?;
-    for which in Which::ALL {
-        let bytes = manifest.part(which).bytes;
+    for (which, part) in manifest.parts() {
+        let bytes = part.bytes;
         match slot.place(which) {
             Some(place) if bytes > place.size_bytes => {
                 return Err(Refusal::TooLarge {

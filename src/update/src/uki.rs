@@ -44,10 +44,10 @@ pub fn command_line(read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Stri
 /// The value of `roothash=` on a command line. Of several the last counts, as for all of the kernel's words.
 #[must_use]
 pub fn root_hash(command_line: &str) -> Option<Hash> {
-    let values = command_line
+    let mut values = command_line
         .split_ascii_whitespace()
         .filter_map(|word| word.strip_prefix("roothash="));
-    values.last()?.parse().ok()
+    values.next_back()?.parse().ok()
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -108,7 +108,7 @@ fn what_must_not_be_installed_is_refused_with_nothing_written() {
     assert!(refused(&machine, &big, DEFAULT).starts_with("verity has 69632 bytes"));
 
     let mut full = machine.clone();
-    full.esp.write_at("filler", &vec![0; 300_000], 0).unwrap();
+    full.esp.write_at("filler", &[0; 300_000], 0).unwrap();
     assert!(refused(&full, &new, DEFAULT).starts_with("the EFI system partition has"));
 
     let mut in_memory = machine.clone();
@@ -189,7 +189,7 @@ fn entries_that_boot_something_else_stay() {
     // Left from an update that was cut short, and an image of what is to be overwritten under a foreign name.
     machine
         .esp
-        .write_at("orlop_1.1+3.efi", &vec![0; 100], 0)
+        .write_at("orlop_1.1+3.efi", &[0; 100], 0)
         .unwrap();
     update(&mut machine, &new, DEFAULT).unwrap();
     assert_eq!(

@@ -2,6 +2,7 @@
 
 mod apply;
 mod download;
+mod install;
 mod minisign;
 mod payload;
 mod power_cut;

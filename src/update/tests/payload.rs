@@ -7,7 +7,7 @@ use orlop_update::pack::{Compressor, PackError, add_signature, manifest_text, pa
 use orlop_update::payload::{Payload, PayloadError};
 use orlop_update::signature::{Keyring, SecretKey};
 
-use crate::world::{Release, open};
+use crate::world::{LOADER, Release, open};
 
 fn error(payload: &[u8], key: &SecretKey) -> String {
     let ring = Keyring::new(vec![key.public()]);
@@ -21,8 +21,16 @@ fn a_payload_gives_back_what_was_packed() {
     let release = Release::new("1.2.3");
     let bytes = release.payload(&key);
     let mut payload = open(&bytes, &key);
-    assert_eq!(payload.signed().comment, "orlop 1.2.3 x86_64 stable");
-    for expected in [&release.uki, &release.root, &release.verity] {
+    assert_eq!(
+        payload.signed().unwrap().comment,
+        "orlop 1.2.3 x86_64 stable"
+    );
+    for expected in [
+        &release.uki,
+        &release.root,
+        &release.verity,
+        &LOADER.to_vec(),
+    ] {
         let mut part: Vec<u8> = Vec::new();
         payload
             .next_part::<PayloadError>(&mut |bytes| {
@@ -64,7 +72,7 @@ fn the_program_zstd_packs_too() {
     assert!(bytes.len() < 90_000, "{}", bytes.len());
     assert_eq!(
         fs::read_dir(directory.path()).unwrap().count(),
-        4,
+        5,
         "no file is left over"
     );
 }

@@ -20,6 +20,9 @@ pub(crate) const DISK_BYTES: u64 = 1 << 20;
 pub(crate) const ROOT_SLOT_BYTES: u64 = 128 << 10;
 pub(crate) const ESP_BYTES: u64 = 512 << 10;
 
+/// Where systemd-boot would be.
+pub(crate) const LOADER: &[u8] = b"MZ the loader";
+
 /// A version's parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Release {
@@ -72,6 +75,7 @@ impl Release {
             uki: file("uki", &self.uki),
             root: file("root", &self.root),
             verity: file("verity", &self.verity),
+            loader: Some(file("loader", LOADER)),
         }
     }
 
