@@ -26,6 +26,10 @@ record! {
         pub network: Network,
         /// The machine's member of the clustered store.
         pub store: Store,
+        /// Where newer versions come from.
+        pub update: Update,
+        /// What happens on a machine that runs from memory and has a disk to live on.
+        pub install: Install,
         /// Public SSH keys that may log in as core.
         pub ssh_authorized_keys: Collected<SshKey>,
         /// Users, made or added to at each start.
@@ -128,6 +132,28 @@ record! {
     pub struct Store {
         /// Whether this machine runs one.
         pub enabled: Option<Sourced<bool>>,
+    }
+}
+
+record! {
+    /// Where newer versions come from.
+    pub struct Update {
+        /// The directory of `latest.json`, an http:// URL.
+        pub url: Option<Sourced<String>>,
+        /// The channel; stable when not given.
+        pub channel: Option<Sourced<String>>,
+    }
+}
+
+record! {
+    /// What happens on a machine that runs from memory and has a disk to live on.
+    pub struct Install {
+        /// The whole disk that Orlop is installed on, once; then the machine reboots.
+        pub disk: Option<Sourced<DiskName>>,
+        /// Whether a disk that holds something else may be overwritten; an installation or a data volume of Orlop never is.
+        pub wipe: Option<Sourced<bool>>,
+        /// The payload that is installed, an http:// URL or a path; what update.url offers when not given.
+        pub from: Option<Sourced<String>>,
     }
 }
 

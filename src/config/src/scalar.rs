@@ -187,16 +187,23 @@ pub enum DiskName {
     Path(String),
     /// The serial number that the disk reports.
     Serial(String),
+    /// The model that the disk reports, in any case; a `*` at the end stands for anything.
+    Model(String),
+    /// Its size, `20GiB` or `500GB` to within a hundredth, or `largest` or `smallest`.
+    Size(String),
 }
 
 impl FromStr for DiskName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("serial=") {
-            Some(serial) if !serial.is_empty() && !serial.contains(char::is_control) => {
-                Ok(Self::Serial(serial.to_owned()))
-            }
+        let named = text
+            .split_once('=')
+            .filter(|(_, value)| !value.is_empty() && !value.contains(char::is_control));
+        match named {
+            Some(("serial", serial)) => Ok(Self::Serial(serial.to_owned())),
+            Some(("model", model)) => Ok(Self::Model(model.to_owned())),
+            Some(("size", size)) if is_size(size) => Ok(Self::Size(size.to_owned())),
             None if text
                 .strip_prefix("/dev/")
                 .is_some_and(|rest| !rest.is_empty())
@@ -204,9 +211,22 @@ impl FromStr for DiskName {
             {
                 Ok(Self::Path(text.to_owned()))
             }
-            _ => Err(format!("{} is neither /dev/… nor serial=…", quoted(text))),
+            _ => Err(format!(
+                "{} is none of /dev/…, serial=…, model=… and size=…",
+                quoted(text)
+            )),
         }
     }
+}
+
+/// A number of bytes with a unit, or a superlative.
+fn is_size(text: &str) -> bool {
+    const UNITS: [&str; 11] = [
+        "", "B", "MB", "GB", "TB", "M", "G", "T", "MiB", "GiB", "TiB",
+    ];
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let has_number = unit.len() < text.len() && !text.starts_with('0');
+    matches!(text, "largest" | "smallest") || (has_number && UNITS.contains(&unit))
 }
 
 impl fmt::Display for DiskName {
@@ -214,11 +234,13 @@ impl fmt::Display for DiskName {
         match self {
             Self::Path(path) => f.write_str(path),
             Self::Serial(serial) => write!(f, "serial={serial}"),
+            Self::Model(model) => write!(f, "model={model}"),
+            Self::Size(size) => write!(f, "size={size}"),
         }
     }
 }
 
-text_value!(DiskName, "a disk (/dev/… or serial=…)");
+text_value!(DiskName, "a disk (/dev/…, serial=…, model=… or size=…)");
 
 /// A filesystem that a data volume can have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ pub struct Version(String);
 /// Why a text is no version.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is no version: 1 to {LONGEST} letters, digits, dots, hyphens, tildes and carets, a letter or digit first"
+    "{0:?} is no version: 1 to {LONGEST} letters, digits and . - ~ ^ _, a letter or digit first"
 )]
 pub struct VersionError(String);
 
@@ -34,7 +34,7 @@ impl FromStr for Version {
     type Err = VersionError;
 
     fn from_str(text: &str) -> Result<Self, VersionError> {
-        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b".-~^".contains(&b);
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b".-~^_".contains(&b);
         let starts_well = text
             .bytes()
             .next()
@@ -85,6 +85,13 @@ impl Ord for Version {
 /// The specification's comparison, segment by segment.
 fn compare(mut a: &[u8], mut b: &[u8]) -> Ordering {
     loop {
+        // What means nothing to the specification: here the underscore.
+        while let Some(rest) = a.strip_prefix(b"_") {
+            a = rest;
+        }
+        while let Some(rest) = b.strip_prefix(b"_") {
+            b = rest;
+        }
         // A pre-release is older than what it leads to, even than the end.
         if let Some(order) = separator(&mut a, &mut b, b'~') {
             return order;
@@ -184,14 +191,14 @@ mod tests {
 
     #[test]
     fn what_would_break_an_entry_name_is_no_version() {
-        for text in ["", "1+2", "1_2", "../1", "1 2", ".1", "é", &"1".repeat(65)] {
+        for text in ["", "1+2", "../1", "1 2", ".1", "é", &"1".repeat(65)] {
             assert!(text.parse::<Version>().is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn the_order_is_total(texts in proptest::array::uniform3("[0-9a-b.~^-]{0,6}")) {
+        fn the_order_is_total(texts in proptest::array::uniform3("[0-9a-b.~^_-]{0,6}")) {
             let [a, b, c] = texts.map(|text| version(&format!("0{text}")));
             prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
             prop_assert_eq!(a == b, a.cmp(&b).is_eq());

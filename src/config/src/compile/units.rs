@@ -42,6 +42,11 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
             plan.problems.push(problem);
         }
     }
+    if machine.install.disk.is_some() {
+        // It does nothing on a machine that was started from a disk.
+        let name = "orlop-install.service";
+        start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
+    }
     if let Some(enabled) = &machine.store.enabled {
         // The store is a unit of the image like any other.
         match enabled.value {

@@ -1,0 +1,176 @@
+//! This machine: what it runs, its EFI system partition, and one update at a time.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::hex::Hash;
+use crate::slots::Running;
+use crate::storage::MountedEsp;
+use crate::version::Version;
+
+/// The keys that this machine trusts, in its verified root.
+pub const KEYS: &str = "/usr/lib/orlop/update-keys";
+
+/// What the boot stage leaves of a start from a slot.
+pub const RECORD: &str = "/run/orlop/boot.json";
+
+/// Held by whoever writes to slots.
+const LOCK: &str = "/run/orlop/update.lock";
+
+const OS_RELEASE: &str = "/usr/lib/os-release";
+
+/// Why this machine is not known well enough.
+#[derive(Debug, Error)]
+pub enum SystemError {
+    /// A file can not be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// The record is not understood.
+    #[error("{0} is damaged")]
+    Record(PathBuf, #[source] serde_json::Error),
+    /// The version is not.
+    #[error("{OS_RELEASE} names no version")]
+    NoVersion,
+    /// The EFI system partition is not there.
+    #[error("cannot mount the EFI system partition {0}")]
+    Mount(PathBuf, #[source] io::Error),
+    /// Another update.
+    #[error("another update or installation is running ({LOCK} is locked)")]
+    Busy,
+    /// No lock.
+    #[error("cannot lock {LOCK}")]
+    Lock(#[source] io::Error),
+}
+
+/// A start from a slot, as the boot stage records it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Record {
+    /// The version that runs.
+    pub version: Version,
+    /// The hash of its root.
+    pub root_hash: Hash,
+    /// The disk that has it.
+    pub disk: PathBuf,
+    /// The partition with the boot entries; a directory in tests.
+    pub esp: PathBuf,
+}
+
+impl Record {
+    /// Reads the record at `path`; `None` on a machine that was not started from a slot.
+    pub fn read(path: &Path) -> Result<Option<Self>, SystemError> {
+        match fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|e| SystemError::Record(path.to_owned(), e)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(SystemError::Read(path.to_owned(), e)),
+        }
+    }
+
+    /// What runs.
+    #[must_use]
+    pub fn running(&self) -> Running {
+        Running {
+            root_hash: Some(self.root_hash),
+            version: self.version.clone(),
+            architecture: architecture().to_owned(),
+        }
+    }
+}
+
+/// What `uname -m` says.
+#[must_use]
+pub fn architecture() -> &'static str {
+    std::env::consts::ARCH
+}
+
+/// The version of the image that runs, from wherever it was started: `VERSION_ID` of os-release(5).
+pub fn version() -> Result<Version, SystemError> {
+    let text =
+        fs::read_to_string(OS_RELEASE).map_err(|e| SystemError::Read(OS_RELEASE.into(), e))?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_ID="));
+    value
+        .and_then(|value| value.trim_matches('"').parse().ok())
+        .ok_or(SystemError::NoVersion)
+}
+
+/// Keeps other updates out until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock, or says that another has it.
+    pub fn take() -> Result<Self, SystemError> {
+        let file = fs::create_dir_all("/run/orlop")
+            .and_then(|()| File::create(LOCK))
+            .map_err(SystemError::Lock)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(SystemError::Busy),
+            Err(fs::TryLockError::Error(e)) => Err(SystemError::Lock(e)),
+        }
+    }
+}
+
+/// The EFI system partition, mounted until it is dropped.
+#[derive(Debug)]
+pub struct EspMount {
+    target: PathBuf,
+    is_ours: bool,
+}
+
+impl EspMount {
+    /// Mounts the partition `device` in a place of its own. A directory is taken as it is.
+    pub fn new(device: &Path) -> Result<Self, SystemError> {
+        let error = |e: io::Error| SystemError::Mount(device.to_owned(), e);
+        if device.is_dir() {
+            return Ok(Self {
+                target: device.to_owned(),
+                is_ours: false,
+            });
+        }
+        let target = PathBuf::from(format!("/run/orlop/update-esp-{}", std::process::id()));
+        fs::create_dir_all(&target).map_err(error)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let data = "umask=077,codepage=437,iocharset=ascii";
+        if let Err(errno) = mount(Some(device), &target, Some("vfat"), flags, Some(data)) {
+            let _ = fs::remove_dir(&target);
+            return Err(error(errno.into()));
+        }
+        Ok(Self {
+            target,
+            is_ours: true,
+        })
+    }
+
+    /// Its boot entries.
+    pub fn entries(&self) -> Result<MountedEsp, SystemError> {
+        MountedEsp::open(&self.target).map_err(|e| SystemError::Read(self.target.clone(), e))
+    }
+
+    /// A path on it.
+    #[must_use]
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.target.join(relative)
+    }
+}
+
+impl Drop for EspMount {
+    fn drop(&mut self) {
+        if self.is_ours {
+            if umount2(&self.target, MntFlags::empty()).is_err() {
+                let _ = umount2(&self.target, MntFlags::MNT_DETACH);
+            }
+            let _ = fs::remove_dir(&self.target);
+        }
+    }
+}
