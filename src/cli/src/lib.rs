@@ -8,14 +8,18 @@ mod config;
 mod container;
 mod docker;
 pub mod image;
+mod install;
 mod journal;
 mod journalctl;
 mod net;
+mod progress;
+mod reset;
 mod stderr;
 mod store;
 mod sudo;
 mod systemctl;
 mod unit;
+mod update;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -124,6 +128,24 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "where the time of this boot went",
         run: boot_times::run,
+    },
+    Command {
+        name: "update",
+        applet: false,
+        summary: "bring a newer version to the slot that does not run",
+        run: update::run,
+    },
+    Command {
+        name: "install",
+        applet: false,
+        summary: "put Orlop on a disk",
+        run: install::run,
+    },
+    Command {
+        name: "reset",
+        applet: false,
+        summary: "wipe /var, or parts of it, at the next start",
+        run: reset::run,
     },
     Command {
         name: "reboot",

@@ -24,10 +24,10 @@ pub struct Sources {
     pub root_hash: Hash,
     /// The kernel image: a file.
     pub uki: PathBuf,
-    /// The root: a file or a partition.
-    pub root: PathBuf,
-    /// The hash tree: a file or a partition.
-    pub verity: PathBuf,
+    /// The root: a file or a disk, and where in it, in bytes.
+    pub root: (PathBuf, u64),
+    /// The hash tree: a file or a disk, and where in it, in bytes.
+    pub verity: (PathBuf, u64),
     /// The boot loader: a file.
     pub loader: PathBuf,
 }
@@ -46,15 +46,16 @@ pub enum LocalError {
 /// The parts as a payload. They are read once to learn their sums, and again when they are installed.
 pub fn open(sources: &Sources) -> Result<Payload<Box<dyn Read>>, LocalError> {
     let open = |path: &PathBuf| File::open(path).map_err(|e| LocalError::Read(path.clone(), e));
-    let tree = open(&sources.verity)?;
+    let (tree, tree_at) = &sources.verity;
     let (root_bytes, verity_bytes) =
-        sizes(&tree).ok_or_else(|| LocalError::NoTree(sources.verity.clone()))?;
+        sizes(&open(tree)?, *tree_at).ok_or_else(|| LocalError::NoTree(tree.clone()))?;
     let mut whole: Box<dyn Read> = Box::new(io::empty());
-    let mut part = |path: &PathBuf, most: u64| {
+    let mut part = |path: &PathBuf, at: u64, most: u64| {
         let error = |e| LocalError::Read(path.clone(), e);
         let mut file = open(path)?;
+        file.seek(SeekFrom::Start(at)).map_err(error)?;
         let (bytes, sha256) = sum(&mut (&mut file).take(most)).map_err(error)?;
-        file.seek(SeekFrom::Start(0)).map_err(error)?;
+        file.seek(SeekFrom::Start(at)).map_err(error)?;
         let before = std::mem::replace(&mut whole, Box::new(io::empty()));
         whole = Box::new(before.chain(file.take(bytes)));
         Ok(Part {
@@ -65,10 +66,10 @@ pub fn open(sources: &Sources) -> Result<Payload<Box<dyn Read>>, LocalError> {
         })
     };
     let parts = Parts {
-        uki: part(&sources.uki, u64::MAX)?,
-        root: part(&sources.root, root_bytes)?,
-        verity: part(&sources.verity, verity_bytes)?,
-        loader: Some(part(&sources.loader, u64::MAX)?),
+        uki: part(&sources.uki, 0, u64::MAX)?,
+        root: part(&sources.root.0, sources.root.1, root_bytes)?,
+        verity: part(tree, *tree_at, verity_bytes)?,
+        loader: Some(part(&sources.loader, 0, u64::MAX)?),
     };
     let manifest = Manifest {
         format: FORMAT,
@@ -83,9 +84,9 @@ pub fn open(sources: &Sources) -> Result<Payload<Box<dyn Read>>, LocalError> {
 }
 
 /// The sizes in bytes of the data and of the tree, from the tree's superblock (veritysetup's on-disk format: sizes of blocks at 64 and 68, blocks of data at 72).
-fn sizes(tree: &File) -> Option<(u64, u64)> {
+fn sizes(tree: &File, at: u64) -> Option<(u64, u64)> {
     let mut superblock = [0; 512];
-    tree.read_exact_at(&mut superblock, 0).ok()?;
+    tree.read_exact_at(&mut superblock, at).ok()?;
     let number = |at: usize| Some(u32::from_le_bytes(*superblock.get(at..)?.first_chunk()?));
     let is_ours = superblock.starts_with(b"verity\0\0")
         && [64, 68].map(number) == [Some(BLOCK_BYTES as u32); 2];

@@ -368,8 +368,8 @@ fn the_running_version_is_copied() {
         architecture: contents.architecture,
         root_hash: contents.root_hash,
         uki: contents.uki,
-        root: contents.root,
-        verity: contents.verity.clone(),
+        root: (contents.root, 0),
+        verity: (contents.verity.clone(), 0),
         loader: contents.loader.unwrap(),
     };
     let disk = blank();

@@ -1,0 +1,507 @@
+//! `orlop update`: newer versions, from a file or a server to the slot that does not run; and the making of payloads.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use orlop_config::Machine;
+use orlop_update::apply::{apply, check, read_table};
+use orlop_update::channel;
+use orlop_update::entry::EntryName;
+use orlop_update::fetch::{Download, Patience};
+use orlop_update::hex::Hash;
+use orlop_update::pack::{Compressor, Contents, add_signature, manifest_text, pack};
+use orlop_update::payload::Payload;
+use orlop_update::signature::{Keyring, SecretKey, read_bounded};
+use orlop_update::slots::{Options, Slot};
+use orlop_update::storage::{DeviceDisk, read_files};
+use orlop_update::system::{self, EspMount, KEYS, Lock, RECORD, Record};
+use orlop_update::url::Url;
+use orlop_update::version::Version;
+
+use crate::progress::{Meter, mib};
+use crate::{stderr, systemctl};
+
+/// What the machine that runs was compiled to (see `orlop setup`).
+const COMPILED: &str = "/run/orlop/machine.json";
+
+/// Bring a newer version to the slot that does not run; make the payloads that carry versions.
+#[derive(Parser)]
+#[command(name = "orlop update", no_binary_name = true)]
+struct Arguments {
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Subcommand)]
+enum Word {
+    /// Write a payload to the slot that does not run, to be started next.
+    Apply(Apply),
+    /// Say whether the channel has a newer version; ends with 0 when it does and with 1 when not.
+    Check(Where),
+    /// Say what runs and what is in the other slot.
+    Status(Place),
+    /// Verify a payload without installing it, and say what it brings.
+    Verify(Verify),
+    /// Make a payload.
+    Pack(Pack),
+    /// Make a key without a password: NAME.key and NAME.pub.
+    Keygen {
+        /// The files' name without an ending.
+        name: PathBuf,
+    },
+    /// Print the text of a payload that is to be signed, with minisign for example.
+    Manifest {
+        /// The payload.
+        file: PathBuf,
+    },
+    /// Add a signature to a payload.
+    Sign(Sign),
+    /// Write latest.json for the payloads (*.update) in a directory.
+    Index {
+        /// The directory, as a server will show it.
+        directory: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Place {
+    /// Another record of what runs than the boot stage's.
+    #[arg(long, value_name = "FILE", default_value = RECORD)]
+    record: PathBuf,
+}
+
+#[derive(Args)]
+struct Keys {
+    /// Trust the keys (*.pub) of another directory.
+    #[arg(long, value_name = "DIRECTORY", default_value = KEYS)]
+    keys: PathBuf,
+}
+
+#[derive(Args)]
+struct Where {
+    /// The directory of latest.json, in place of the configuration's update.url.
+    #[arg(long)]
+    url: Option<String>,
+    /// The channel, in place of the configuration's.
+    #[arg(long)]
+    channel: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+struct Apply {
+    /// A file or an http:// URL; what the channel offers when it is not given.
+    source: Option<String>,
+    /// Take an older version too.
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Take a version that failed on this machine before.
+    #[arg(long)]
+    retry: bool,
+    /// Reboot into it.
+    #[arg(long)]
+    reboot: bool,
+    #[command(flatten)]
+    keys: Keys,
+    #[command(flatten)]
+    from: Where,
+}
+
+#[derive(Args)]
+struct Verify {
+    /// A file or an http:// URL.
+    source: String,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+#[derive(Args)]
+struct Pack {
+    /// The version.
+    #[arg(long)]
+    version: Version,
+    /// The machines that it is for.
+    #[arg(long, default_value_t = system::architecture().to_owned())]
+    architecture: String,
+    /// The channel.
+    #[arg(long, default_value = channel::DEFAULT)]
+    channel: String,
+    /// The root hash of the hash tree.
+    #[arg(long, value_name = "HEX")]
+    root_hash: String,
+    /// The Unified Kernel Image.
+    #[arg(long, value_name = "FILE")]
+    uki: PathBuf,
+    /// The root filesystem.
+    #[arg(long, value_name = "FILE")]
+    root: PathBuf,
+    /// Its hash tree.
+    #[arg(long, value_name = "FILE")]
+    verity: PathBuf,
+    /// systemd-boot, so that the payload can be installed.
+    #[arg(long, value_name = "FILE")]
+    loader: Option<PathBuf>,
+    /// The secret key; without one the payload is not signed yet.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Compress with the program zstd at this level, 1 to 19.
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=19))]
+    zstd: Option<u8>,
+    /// The payload.
+    output: PathBuf,
+}
+
+#[derive(Args)]
+struct Sign {
+    /// The payload.
+    file: PathBuf,
+    /// A signature of the payload's manifest, made by minisign.
+    #[arg(required_unless_present = "key")]
+    signature: Option<PathBuf>,
+    /// A secret key without a password to sign with.
+    #[arg(long, value_name = "FILE", conflicts_with = "signature")]
+    key: Option<PathBuf>,
+}
+
+/// Runs `orlop update` with the arguments after that word.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    stderr::install();
+    let done = match arguments.word {
+        Word::Apply(arguments) => apply_payload(&arguments),
+        Word::Check(arguments) => check_channel(&arguments),
+        Word::Status(place) => status(&place),
+        Word::Verify(arguments) => verify(&arguments),
+        Word::Pack(arguments) => pack_payload(arguments),
+        Word::Keygen { name } => keygen(&name),
+        Word::Manifest { file } => manifest(&file),
+        Word::Sign(arguments) => sign(&arguments),
+        Word::Index { directory } => index(&directory),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("orlop update: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// What clap has to say: help is no failure.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    let is_wrong = error.use_stderr();
+    let _ = error.print();
+    ExitCode::from(if is_wrong { 2 } else { 0 })
+}
+
+/// The machine's configuration; an empty one where there is none.
+pub(crate) fn configuration() -> anyhow::Result<Machine> {
+    match fs::read(COMPILED) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{COMPILED} is damaged")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Machine::default()),
+        Err(e) => Err(e).with_context(|| format!("cannot read {COMPILED}")),
+    }
+}
+
+/// The keys of a directory, of which there has to be one.
+pub(crate) fn keyring(directory: &Path) -> anyhow::Result<Keyring> {
+    let keys = Keyring::load(directory)?;
+    if keys.is_empty() {
+        bail!(
+            "there is no key in {}, so that no payload can be trusted",
+            directory.display()
+        );
+    }
+    Ok(keys)
+}
+
+/// Opens a payload. A file is read through once, so that a damaged one changes nothing.
+pub(crate) fn open(
+    source: &str,
+    keys: &Keyring,
+    meter: &mut Meter,
+) -> anyhow::Result<Payload<Box<dyn Read>>> {
+    let reader: Box<dyn Read> = if source.contains("://") {
+        let url: Url = source.parse()?;
+        Box::new(Download::open(&url, Patience::default())?)
+    } else {
+        let open = || File::open(source).with_context(|| format!("cannot open {source}"));
+        let payload =
+            Payload::open(BufReader::new(open()?), keys).with_context(|| source.to_owned())?;
+        check(payload, &mut |progress| meter.show(progress)).with_context(|| source.to_owned())?;
+        Box::new(BufReader::new(open()?))
+    };
+    Payload::open(reader, keys).with_context(|| source.to_owned())
+}
+
+/// What the channel of the arguments, or of the configuration, offers.
+pub(crate) fn offer(
+    url: Option<&str>,
+    channel: Option<&str>,
+) -> anyhow::Result<(channel::Offer, Url, String)> {
+    let configured = configuration()?.update;
+    let url = url
+        .map(str::to_owned)
+        .or_else(|| configured.url.map(|url| url.value));
+    let url: Url = url
+        .context("update.url is not configured; name a file, a URL, or --url")?
+        .parse()?;
+    let channel = channel
+        .map(str::to_owned)
+        .or_else(|| configured.channel.map(|channel| channel.value));
+    let channel = channel.unwrap_or_else(|| channel::DEFAULT.to_owned());
+    let (offer, payload) =
+        channel::check(&url, &channel, system::architecture(), Patience::default())?;
+    Ok((offer, payload, channel))
+}
+
+fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
+    let Some(record) = Record::read(&arguments.from.place.record)? else {
+        bail!("this machine was not started from a slot on a disk; `orlop install` puts it on one");
+    };
+    let keys = keyring(&arguments.keys.keys)?;
+    let _lock = Lock::take()?;
+    let source = match &arguments.source {
+        Some(source) => source.clone(),
+        None => {
+            let (offer, payload, channel) = offer(
+                arguments.from.url.as_deref(),
+                arguments.from.channel.as_deref(),
+            )?;
+            if offer.version <= record.version && !arguments.allow_downgrade {
+                println!("{channel} has {}; {} runs", offer.version, record.version);
+                return Ok(ExitCode::SUCCESS);
+            }
+            payload.to_string()
+        }
+    };
+    let esp = EspMount::new(&record.esp)?;
+    let mut disk = DeviceDisk::open(&record.disk, true)
+        .with_context(|| format!("cannot open {}", record.disk.display()))?;
+    let mut meter = Meter::new();
+    let payload = open(&source, &keys, &mut meter)?;
+    let version = payload.manifest().version.clone();
+    let signed = payload
+        .signed()
+        .map(|signed| signed.key.to_string())
+        .unwrap_or_default();
+    let options = Options {
+        allow_downgrade: arguments.allow_downgrade,
+        retry: arguments.retry,
+    };
+    let applied = apply(
+        payload,
+        &mut disk,
+        &mut esp.entries()?,
+        &record.running(),
+        options,
+        &mut |progress| meter.show(progress),
+    )?;
+    drop(esp);
+    println!(
+        "{version} is in slot {} (signed by {signed}); a reboot starts it",
+        applied.slot
+    );
+    log::info!(
+        "update: {version} is in slot {}; {} runs until a reboot",
+        applied.slot,
+        record.version
+    );
+    match arguments.reboot {
+        true => Ok(systemctl::end("reboot", &[])),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn check_channel(arguments: &Where) -> anyhow::Result<ExitCode> {
+    let running = match Record::read(&arguments.place.record)? {
+        Some(record) => record.version,
+        None => system::version()?,
+    };
+    let (offer, payload, channel) = offer(arguments.url.as_deref(), arguments.channel.as_deref())?;
+    if offer.version <= running {
+        println!(
+            "{running} runs; {channel} has nothing newer ({})",
+            offer.version
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    println!(
+        "{running} runs; {channel} has {} ({:.1} MiB): {payload}",
+        offer.version,
+        mib(offer.bytes)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(place: &Place) -> anyhow::Result<ExitCode> {
+    let Some(record) = Record::read(&place.record)? else {
+        println!("running  {}  from memory", system::version()?);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let esp = EspMount::new(&record.esp)?;
+    let files = read_files(&esp.entries()?).context("cannot read the boot entries")?;
+    let disk = DeviceDisk::open(&record.disk, false)
+        .with_context(|| format!("cannot open {}", record.disk.display()))?;
+    let table = read_table(&disk)
+        .with_context(|| format!("{} has no partition table", record.disk.display()))?;
+    let mut entries: Vec<(EntryName, Hash)> = files
+        .iter()
+        .filter_map(|file| Some((file.name.parse().ok()?, file.root_hash?)))
+        .collect();
+    entries.sort_by(|(a, _), (b, _)| a.boot_order(b));
+    let next = entries.first().map(|(_, hash)| *hash);
+    for slot in Slot::both(&table)? {
+        let is_running = slot.holds(&record.root_hash);
+        let word = if is_running { "running" } else { "other" };
+        let Some((entry, hash)) = entries.iter().find(|(_, hash)| slot.holds(hash)) else {
+            println!("{word:<8} slot {}  empty", slot.name);
+            continue;
+        };
+        let state = match entry.tries {
+            None => "good".to_owned(),
+            Some(tries) if tries.left == 0 => format!("failed after {} tries", tries.done),
+            Some(tries) => format!("on trial, {} tries left", tries.left),
+        };
+        let starts = if Some(*hash) == next {
+            ", starts next"
+        } else {
+            ""
+        };
+        println!(
+            "{word:<8} slot {}  {}  {state}{starts}",
+            slot.name, entry.version
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
+    let keys = keyring(&arguments.keys.keys)?;
+    let mut meter = Meter::new();
+    let payload = open(&arguments.source, &keys, &mut meter)?;
+    let manifest = payload.manifest().clone();
+    let signed = payload.signed().cloned();
+    if arguments.source.contains("://") {
+        check(payload, &mut |progress| meter.show(progress))?;
+    }
+    println!("version       {}", manifest.version);
+    println!("architecture  {}", manifest.architecture);
+    println!("channel       {}", manifest.channel);
+    println!("root hash     {}", manifest.root_hash);
+    for (which, part) in manifest.parts() {
+        println!(
+            "{:<13} {:.1} MiB, {:.1} MiB stored",
+            which.name(),
+            mib(part.bytes),
+            mib(part.stored_bytes)
+        );
+    }
+    if let Some(signed) = signed {
+        println!("signed by     {} ({})", signed.key, signed.comment);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pack_payload(arguments: Pack) -> anyhow::Result<ExitCode> {
+    let key = arguments.key.as_deref().map(secret_key).transpose()?;
+    let contents = Contents {
+        version: arguments.version,
+        architecture: arguments.architecture,
+        channel: arguments.channel,
+        root_hash: arguments.root_hash.parse().context("--root-hash")?,
+        uki: arguments.uki,
+        root: arguments.root,
+        verity: arguments.verity,
+        loader: arguments.loader,
+    };
+    let compressor = arguments
+        .zstd
+        .map_or(Compressor::BuiltIn, |level| Compressor::Zstd { level });
+    let manifest = pack(&contents, &compressor, key.as_ref(), &arguments.output)?;
+    let bytes = fs::metadata(&arguments.output)
+        .context("cannot look at the payload")?
+        .len();
+    let signed = key.map_or_else(
+        || "not signed".to_owned(),
+        |key| format!("signed by {}", key.public().id),
+    );
+    println!(
+        "{}: {} for {}, {:.1} MiB, {signed}",
+        arguments.output.display(),
+        manifest.version,
+        manifest.architecture,
+        mib(bytes)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn secret_key(path: &Path) -> anyhow::Result<SecretKey> {
+    SecretKey::parse(&read_bounded(path)?).with_context(|| path.display().to_string())
+}
+
+fn keygen(name: &Path) -> anyhow::Result<ExitCode> {
+    let key = SecretKey::generate()?;
+    // The name may have dots in it, as versions do.
+    let with = |extension: &str| {
+        let mut path = name.as_os_str().to_owned();
+        path.push(extension);
+        PathBuf::from(path)
+    };
+    let (secret, public) = (with(".key"), with(".pub"));
+    let write = |path: &Path, text: &str, mode: u32| {
+        // An existing key is never overwritten: what it signed would be lost.
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path);
+        file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+            .with_context(|| format!("cannot make {}", path.display()))
+    };
+    write(&secret, &key.to_text(), 0o600)?;
+    write(&public, &key.public().to_text(), 0o644)?;
+    println!(
+        "{} (keep it secret) and {}: key {}",
+        secret.display(),
+        public.display(),
+        key.public().id
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manifest(file: &Path) -> anyhow::Result<ExitCode> {
+    let text = manifest_text(file)?;
+    std::io::Write::write_all(&mut std::io::stdout().lock(), &text).context("cannot write")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sign(arguments: &Sign) -> anyhow::Result<ExitCode> {
+    let signature = match (&arguments.key, &arguments.signature) {
+        (Some(key), _) => secret_key(key)?.sign(&manifest_text(&arguments.file)?, "orlop"),
+        (None, Some(signature)) => read_bounded(signature)?,
+        (None, None) => bail!("neither a signature nor a key"),
+    };
+    add_signature(&arguments.file, &signature)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn index(directory: &Path) -> anyhow::Result<ExitCode> {
+    let latest = channel::index(directory)?;
+    for (channel, architectures) in &latest.channels {
+        for (architecture, offer) in architectures {
+            println!(
+                "{channel} {architecture}: {} ({})",
+                offer.version, offer.payload
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
