@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use orlop_config::Machine;
-use orlop_update::apply::{apply, check, read_table};
+use orlop_update::apply::{ApplyError, apply, check, read_table};
 use orlop_update::channel;
 use orlop_update::entry::EntryName;
 use orlop_update::fetch::{Download, Patience};
@@ -18,7 +18,7 @@ use orlop_update::hex::Hash;
 use orlop_update::pack::{Compressor, Contents, add_signature, manifest_text, pack};
 use orlop_update::payload::Payload;
 use orlop_update::signature::{Keyring, SecretKey, read_bounded};
-use orlop_update::slots::{Options, Slot};
+use orlop_update::slots::{Options, Refusal, Slot};
 use orlop_update::storage::{DeviceDisk, read_files};
 use orlop_update::system::{self, EspMount, KEYS, Lock, RECORD, Record};
 use orlop_update::url::Url;
@@ -303,8 +303,16 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
         &record.running(),
         options,
         &mut |progress| meter.show(progress),
-    )?;
+    );
     drop(esp);
+    let applied = match applied {
+        // Asked for twice is done once.
+        Err(ApplyError::Refused(refusal @ Refusal::Installed(_))) => {
+            println!("{refusal}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        applied => applied?,
+    };
     println!(
         "{version} is in slot {} (signed by {signed}); a reboot starts it",
         applied.slot

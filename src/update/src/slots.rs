@@ -159,6 +159,9 @@ pub enum Refusal {
         "both slots have the running root's UUIDs (root hash {0}), so that the one that runs cannot be told"
     )]
     Ambiguous(Hash),
+    /// Another partition has a UUID that the root hash gives.
+    #[error("{0} has a UUID that belongs to the root hash {1}")]
+    Conflict(String, Hash),
     /// A part does not fit.
     #[error("{part} has {bytes} bytes, and the slot has room for {room}")]
     TooLarge {
@@ -219,6 +222,18 @@ pub fn plan(
         .filter_map(|file| Some((file, file.name.parse().ok()?)))
         .collect();
     judge_entries(manifest, &entries, &slot, running, &running_hash, options)?;
+    let hash = &manifest.root_hash;
+    let ours = [slot.root.number, slot.verity.number];
+    let is_taken = |entry: &&TableEntry| {
+        !ours.contains(&entry.number)
+            && [hash.root_uuid(), hash.verity_uuid()].contains(&entry.unique)
+    };
+    if let Some(other) = table.entries.iter().find(is_taken) {
+        return Err(Refusal::Conflict(other.name.clone(), *hash));
+    }
+    if hash.root_uuid() == hash.verity_uuid() {
+        return Err(Refusal::Conflict(slot.verity.name, *hash));
+    }
     for (which, part) in manifest.parts() {
         let bytes = part.bytes;
         match slot.place(which) {

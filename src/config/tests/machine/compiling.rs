@@ -292,3 +292,50 @@ fn the_store_is_wanted_or_masked_as_the_configuration_says() {
         Some("/dev/null")
     );
 }
+
+#[test]
+fn an_installation_that_is_asked_for_is_a_unit_of_the_start() {
+    let wanted = "/run/systemd/system/multi-user.target.wants/orlop-install.service";
+    assert!(link(&plan("install: {disk: 'size=largest'}\n"), wanted).is_some());
+    assert!(link(&plan("install: {wipe: true}\n"), wanted).is_none());
+}
+
+#[test]
+fn disks_are_named_by_path_serial_model_or_size() {
+    let problems = |name: &str| plan_and_problems(&format!("install: {{disk: '{name}'}}\n"));
+    for name in [
+        "/dev/vda",
+        "serial=A1",
+        "model=Samsung*",
+        "size=20GiB",
+        "size=500GB",
+        "size=smallest",
+    ] {
+        assert_eq!(problems(name), "", "{name}");
+    }
+    for name in [
+        "vda",
+        "size=",
+        "size=big",
+        "size=0",
+        "size=1.5G",
+        "uuid=1",
+        "/dev/../x",
+    ] {
+        assert!(
+            problems(name).contains("serial=…, model=… and size=…"),
+            "{name}: {}",
+            problems(name)
+        );
+    }
+}
+
+fn plan_and_problems(text: &str) -> String {
+    let input = orlop_config::Input {
+        name: "user-data".to_owned(),
+        kind: orlop_config::Kind::CloudConfig,
+        text: format!("#cloud-config\n{text}").into_bytes(),
+    };
+    let (_, problems) = orlop_config::load(vec![input]);
+    problems.iter().map(|problem| problem.to_string()).collect()
+}
