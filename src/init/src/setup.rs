@@ -9,6 +9,7 @@ mod identity;
 mod kernel;
 mod label;
 mod replace;
+mod reset;
 mod seed;
 mod source;
 mod volume;
@@ -64,6 +65,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "setup.data-volume",
         run: volume::mount_var,
+    },
+    Step {
+        name: "setup.reset",
+        run: reset::apply,
     },
     Step {
         name: "setup.directories",

@@ -357,3 +357,26 @@ fn a_machine_without_disks_comes_up_in_memory() {
     // The scratch root's own /var lies below the memory.
     assert!(!world.path("var/lib").exists());
 }
+
+#[test]
+fn a_reset_that_was_asked_for_is_done_before_var_is_used() {
+    let Some(world) = World::new("#cloud-config\nhostname: web1\n") else {
+        return;
+    };
+    world.run();
+    let number = world.read("etc/machine-id");
+    world.write("var/home/core.txt", "mine");
+    world.write("var/lib/orlop/reset", "keep:machine-id\n");
+    world.run();
+    assert_eq!(world.read("var/home/core.txt"), "mine", "the machine runs");
+    // The next start finds a new /run.
+    fs::remove_file(world.path("run/orlop/reset-looked")).unwrap();
+    world.run();
+    assert!(!world.path("var/home/core.txt").exists());
+    assert!(!world.path("var/lib/orlop/reset").exists());
+    assert!(
+        world.path("var/home").is_dir(),
+        "what has to be there is made anew"
+    );
+    assert_eq!(world.read("etc/machine-id"), number);
+}
