@@ -226,3 +226,19 @@ fn refuse_if_in_use(device: &Path) -> anyhow::Result<()> {
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_or_the_configuration_is_named_but_not_both() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+        let parse = |words: &[&str]| Arguments::try_parse_from(words);
+        assert!(parse(&["/dev/vdb", "--wipe", "--from", "x"]).is_ok());
+        assert!(parse(&["--configured"]).is_ok());
+        assert!(parse(&[]).is_err() && parse(&["--configured", "/dev/vdb"]).is_err());
+        assert!(parse(&["--configured", "--wipe"]).is_err());
+    }
+}

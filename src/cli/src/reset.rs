@@ -99,3 +99,34 @@ fn reset(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         false => Ok(ExitCode::SUCCESS),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_asked_for_without_a_yes() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+        let directory = tempfile::tempdir().unwrap();
+        let var = directory.path().to_str().unwrap().to_owned();
+        let words = |words: &[&str]| {
+            let words = words.iter().map(OsString::from);
+            run(&words
+                .chain(["--var".into(), var.clone().into()])
+                .collect::<Vec<OsString>>())
+        };
+        assert_eq!(words(&["--keep", "ssh"]), ExitCode::FAILURE);
+        assert_eq!(requested(directory.path()).unwrap(), None);
+        assert_eq!(words(&["--keep", "ssh,home", "--yes"]), ExitCode::SUCCESS);
+        let keep = Scope::Keep(vec!["ssh".to_owned(), "home".to_owned()]);
+        assert_eq!(requested(directory.path()).unwrap(), Some(keep));
+        assert_eq!(words(&["--keep", "sshd", "--yes"]), ExitCode::from(2));
+        assert_eq!(
+            words(&["--keep", "ssh", "--only", "home", "--yes"]),
+            ExitCode::from(2)
+        );
+        assert_eq!(words(&["--cancel"]), ExitCode::SUCCESS);
+        assert_eq!(requested(directory.path()).unwrap(), None);
+    }
+}

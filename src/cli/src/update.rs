@@ -513,3 +513,87 @@ fn index(directory: &Path) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_understood() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+        let parse = |words: &[&str]| Arguments::try_parse_from(words);
+        assert!(
+            parse(&[
+                "apply",
+                "http://h/x",
+                "--retry",
+                "--allow-downgrade",
+                "--reboot"
+            ])
+            .is_ok()
+        );
+        assert!(parse(&["apply"]).is_ok() && parse(&["check", "--channel", "beta"]).is_ok());
+        assert!(parse(&["sign", "f"]).is_err(), "with what?");
+        assert!(parse(&["sign", "f", "--key", "k"]).is_ok());
+        assert!(parse(&[]).is_err());
+    }
+
+    /// A key, a payload and a channel made as the documentation says; only the slot is missing.
+    #[test]
+    fn a_payload_is_made_signed_verified_and_offered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let hash = "5a".repeat(32);
+        let image = orlop_update::uki::sample(&format!("roothash={hash}"), 5000);
+        for (name, bytes) in [
+            ("uki", image.as_slice()),
+            ("root", &[7; 8192]),
+            ("verity", &[9; 4096]),
+        ] {
+            fs::write(path(name), bytes).unwrap();
+        }
+        let words = |words: &[&str]| run(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        let (ok, wrong) = (ExitCode::SUCCESS, ExitCode::from(2));
+        let (key, output) = (path("release"), path("orlop-1.update"));
+        assert_eq!(words(&["keygen", &key]), ok);
+        assert_eq!(words(&["keygen", &key]), wrong, "a key is not overwritten");
+        let (uki, root, verity) = (path("uki"), path("root"), path("verity"));
+        let pack = [
+            "pack",
+            "--version",
+            "1",
+            "--root-hash",
+            &hash,
+            "--uki",
+            &uki,
+            "--root",
+            &root,
+            "--verity",
+            &verity,
+            &output,
+        ];
+        assert_eq!(words(&pack), ok);
+        let keys = path("");
+        let verify = ["verify", "--keys", &keys, &output];
+        assert_eq!(words(&verify), wrong, "it is not signed yet");
+        assert_eq!(
+            words(&["sign", &output, "--key", &format!("{key}.key")]),
+            ok
+        );
+        assert_eq!(words(&verify), ok);
+        assert_eq!(words(&["verify", "--keys", &path("none"), &output]), wrong);
+        assert_eq!(words(&["index", &keys]), ok);
+        assert!(
+            fs::read_to_string(path("latest.json"))
+                .unwrap()
+                .contains("orlop-1.update")
+        );
+        // No slots here.
+        let record = path("no-record");
+        assert_eq!(
+            words(&["apply", &output, "--keys", &keys, "--record", &record]),
+            wrong
+        );
+    }
+}
