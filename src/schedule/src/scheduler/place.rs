@@ -1,0 +1,315 @@
+//! The second half of a decision: where waiting units go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use orlop_unit::UnitName;
+
+use super::{Decision, Placement, Resident, Room, Scheduler};
+use crate::constraints::Strategy;
+use crate::needs::Amount;
+use crate::refusal::Cause;
+
+/// What a decision has done so far.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    /// Placements that were there before, by unit and machine.
+    pub(super) removed: BTreeMap<(usize, usize), (u64, Cause)>,
+    /// New placements.
+    pub(super) landed: BTreeSet<(usize, usize)>,
+    queue: BTreeSet<Task>,
+    /// Instances of a template by machine, all zero between two evaluations.
+    counts: Vec<u32>,
+}
+
+/// A unit that is to be placed, for a global one on one machine; the order is that of the rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Task {
+    ordinary: bool,
+    name: UnitName,
+    unit: usize,
+    /// For a global unit.
+    machine: Option<usize>,
+}
+
+/// How good a machine is for a unit: the lowest is the best.
+type Rank = (u32, u32);
+
+impl Scheduler {
+    /// Places the first unit that fits somewhere, until there is none.
+    pub(super) fn place_all(&mut self, pass: &mut Pass) {
+        pass.counts = vec![0; self.machines.bound()];
+        for &unit in &self.waiting {
+            self.enqueue(unit, None, pass);
+        }
+        for &unit in &self.globals {
+            let Some(slot) = self.units.get(unit) else {
+                continue;
+            };
+            for (machine, on) in self.machines.iter() {
+                if on.room.freed > slot.evaluated && !slot.placed.contains_key(&machine) {
+                    self.enqueue(unit, Some(machine), pass);
+                }
+            }
+        }
+        while let Some(task) = pass.queue.pop_first() {
+            let best = match task.machine {
+                Some(machine) => self.fits(task.unit, machine).then_some(machine),
+                None => self.best(task.unit, &mut pass.counts),
+            };
+            match best {
+                Some(machine) => self.land(task.unit, machine, pass),
+                None if task.machine.is_none() => {
+                    let change = self.change;
+                    if let Some(slot) = self.units.get_mut(task.unit) {
+                        slot.evaluated = change;
+                    }
+                }
+                None => {}
+            }
+        }
+        let change = self.change;
+        for unit in &self.globals {
+            if let Some(slot) = self.units.get_mut(*unit) {
+                slot.evaluated = change;
+            }
+        }
+    }
+
+    fn enqueue(&self, unit: usize, machine: Option<usize>, pass: &mut Pass) {
+        if let Some(slot) = self.units.get(unit)
+            && (machine.is_some() || slot.evaluated < self.change)
+        {
+            pass.queue.insert(Task {
+                ordinary: machine.is_none(),
+                name: slot.name.clone(),
+                unit,
+                machine,
+            });
+        }
+    }
+
+    fn fits(&self, unit: usize, machine: usize) -> bool {
+        let (Some(slot), Some(on)) = (self.units.get(unit), self.machines.get(machine)) else {
+            return false;
+        };
+        on.machine.is_some() && self.obstacle(unit, slot, on, false).is_none()
+    }
+
+    /// The best machine for an ordinary unit among those that have changed since it was last evaluated.
+    fn best(&self, unit: usize, counts: &mut [u32]) -> Option<usize> {
+        let slot = self.units.get(unit)?;
+        let job = slot.job.as_ref()?;
+        let constraints = &job.file.constraints;
+        let family = slot.family.as_ref().and_then(|f| self.families.get(f));
+        for (&machine, &count) in family.into_iter().flatten() {
+            if let Some(entry) = counts.get_mut(machine) {
+                *entry = count;
+            }
+        }
+        let candidates: Option<Vec<usize>> = if let Some(required) = &constraints.machine_id {
+            let short = crate::machine::MachineId::new(required);
+            let short = self.by_short.get(short.short());
+            Some(short.into_iter().flatten().copied().collect())
+        } else if let Some(first) = constraints.machine_of.first() {
+            let peer = self
+                .by_name
+                .get(first)
+                .and_then(|peer| self.units.get(*peer));
+            Some(
+                peer.into_iter()
+                    .flat_map(|peer| peer.placed.keys().copied())
+                    .collect(),
+            )
+        } else {
+            None
+        };
+        let class = slot.metadata.as_ref().and_then(|m| self.classes.get(m));
+        let needs = &job.file.needs;
+        let may_evict = !constraints.replaces.is_empty();
+        let strategy = constraints.strategy;
+        let mut best: Option<(Rank, usize)> = None;
+        let mut consider = |machine: usize, room: &Room| {
+            if room.freed <= slot.evaluated {
+                return;
+            }
+            let memory = match needs.memory {
+                Amount::Bytes(bytes) => bytes,
+                share @ Amount::Share(_) => share.of(room.memory_total),
+            };
+            let short =
+                memory > room.memory || needs.cpu_milli > room.cpu || needs.disk_bytes > room.disk;
+            if short && !may_evict {
+                return;
+            }
+            let load = match strategy {
+                Strategy::Spread => room.load,
+                Strategy::Pack => u32::MAX - room.load,
+            };
+            let count = match strategy {
+                Strategy::Spread => counts.get(machine).copied().unwrap_or_default(),
+                Strategy::Pack => 0,
+            };
+            let rank = (count, load);
+            if let Some((best_rank, best_machine)) = best
+                && (rank > best_rank
+                    || (rank == best_rank && self.id_order(best_machine, machine).is_lt()))
+            {
+                return;
+            }
+            if class.is_some_and(|class| !class.has(machine)) || !self.fits(unit, machine) {
+                return;
+            }
+            best = Some((rank, machine));
+        };
+        match candidates {
+            Some(list) => {
+                for machine in list {
+                    if let Some(on) = self.machines.get(machine) {
+                        consider(machine, &on.room);
+                    }
+                }
+            }
+            None => {
+                for (machine, on) in self.machines.iter() {
+                    consider(machine, &on.room);
+                }
+            }
+        }
+        for machine in family.into_iter().flatten().map(|(machine, _)| *machine) {
+            if let Some(entry) = counts.get_mut(machine) {
+                *entry = 0;
+            }
+        }
+        best.map(|(_, machine)| machine)
+    }
+
+    fn id_order(&self, one: usize, two: usize) -> std::cmp::Ordering {
+        let id = |index: usize| self.machines.get(index).map(|slot| &slot.id);
+        id(one).cmp(&id(two))
+    }
+
+    /// Places a unit; those that it replaces leave.
+    fn land(&mut self, unit: usize, machine: usize, pass: &mut Pass) {
+        let before = pass.fence_of(unit, machine);
+        self.count_in(
+            Resident {
+                unit,
+                fence: before,
+            },
+            machine,
+        );
+        let Some(slot) = self.units.get_mut(unit) else {
+            return;
+        };
+        slot.placed.insert(machine, before);
+        let (name, replaces) = (slot.name.clone(), slot.replaces());
+        if let Some(family) = slot.family.clone() {
+            self.count_family(&family, machine, true);
+        }
+        self.waiting.remove(&unit);
+        if replaces {
+            self.make_way(unit, machine, pass);
+        }
+        let dependents = self.dependents.get(&name).cloned().unwrap_or_default();
+        for dependent in dependents {
+            if self.waiting.contains(&dependent) {
+                if let Some(slot) = self.units.get_mut(dependent) {
+                    slot.evaluated = 0;
+                }
+                self.enqueue(dependent, None, pass);
+            }
+        }
+    }
+
+    /// Ends the placements that a landing ends; what has become free may do for those who wait.
+    fn make_way(&mut self, unit: usize, machine: usize, pass: &mut Pass) {
+        let count = |scheduler: &Self| scheduler.machines.get(machine).map(|m| m.residents.len());
+        let before = count(self);
+        self.evict_replaced(unit, machine, pass);
+        self.evict_orphans(machine, pass);
+        if count(self) == before {
+            return;
+        }
+        self.change += 1;
+        let change = self.change;
+        if let Some(on) = self.machines.get_mut(machine) {
+            on.room.freed = change;
+        }
+        for &waiting in &self.waiting {
+            self.enqueue(waiting, None, pass);
+        }
+        for &global in &self.globals {
+            let there = self
+                .units
+                .get(global)
+                .is_none_or(|slot| slot.placed.contains_key(&machine));
+            if !there {
+                self.enqueue(global, Some(machine), pass);
+            }
+        }
+    }
+
+    /// Gives the new placements their fencing numbers and tells what has come of it all.
+    pub(super) fn conclude(&mut self, pass: Pass) -> Vec<Decision> {
+        let names = |scheduler: &Self, (unit, machine): (usize, usize)| {
+            let unit = scheduler.units.get(unit)?.name.clone();
+            Some((unit, scheduler.machines.get(machine)?.id.clone()))
+        };
+        let mut endings: Vec<(Placement, Cause)> = pass
+            .removed
+            .into_iter()
+            .filter_map(|(at, (fence, cause))| {
+                let (unit, machine) = names(self, at)?;
+                let placement = Placement {
+                    unit,
+                    machine,
+                    fence,
+                };
+                Some((placement, cause))
+            })
+            .collect();
+        endings.sort_unstable_by(|(one, _), (two, _)| one.cmp(two));
+        let mut landed: Vec<_> = pass
+            .landed
+            .into_iter()
+            .filter_map(|at| Some((names(self, at)?, at)))
+            .collect();
+        landed.sort_unstable();
+        let mut decisions: Vec<Decision> = endings
+            .into_iter()
+            .map(|(placement, cause)| Decision::Remove(placement, cause))
+            .collect();
+        for ((unit, machine), (unit_index, machine_index)) in landed {
+            self.fence += 1;
+            let fence = self.fence;
+            if let Some(slot) = self.units.get_mut(unit_index) {
+                slot.placed.insert(machine_index, fence);
+            }
+            let residents = self.machines.get_mut(machine_index);
+            for resident in residents.into_iter().flat_map(|slot| &mut slot.residents) {
+                if resident.unit == unit_index {
+                    resident.fence = fence;
+                }
+            }
+            decisions.push(Decision::Place(Placement {
+                unit,
+                machine,
+                fence,
+            }));
+        }
+        decisions
+    }
+}
+
+impl Pass {
+    /// The fencing number with which a unit lands: its own again where it has only just left, else none yet.
+    fn fence_of(&mut self, unit: usize, machine: usize) -> u64 {
+        match self.removed.remove(&(unit, machine)) {
+            Some((fence, _)) => fence,
+            None => {
+                self.landed.insert((unit, machine));
+                0
+            }
+        }
+    }
+}
