@@ -8,23 +8,26 @@ pub struct Pattern {
     form: Form,
 }
 
-/// The two forms that need no interpreter; names hold no `/`, so that a star at the end matches all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Forms that need no interpreter; names hold no `/`, so that a star matches anything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Form {
     Literal,
-    Prefix,
-    Glob,
+    /// One star, what stands before it and what behind.
+    Affixes(String, String),
+    Glob(Vec<char>),
 }
 
 impl Pattern {
     /// Takes any text; one that is malformed matches its own text alone.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let special = |c| matches!(c, '*' | '?' | '[' | '\\');
-        let form = match text.strip_suffix('*') {
-            _ if !text.contains(special) => Form::Literal,
-            Some(prefix) if !prefix.contains(special) => Form::Prefix,
-            _ => Form::Glob,
+        let plain = |part: &str| !part.contains(['*', '?', '[', '\\']);
+        let form = match text.split_once('*') {
+            None if plain(text) => Form::Literal,
+            Some((prefix, suffix)) if plain(prefix) && plain(suffix) => {
+                Form::Affixes(prefix.to_owned(), suffix.to_owned())
+            }
+            _ => Form::Glob(text.chars().collect()),
         };
         Self {
             text: text.to_owned(),
@@ -41,20 +44,13 @@ impl Pattern {
     /// Whether the pattern matches a unit's whole name.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        match self.form {
+        match &self.form {
             Form::Literal => self.text == name,
-            Form::Prefix => name.as_bytes().starts_with(
-                self.text
-                    .as_bytes()
-                    .split_last()
-                    .map_or(&[], |(_, prefix)| prefix),
-            ),
-            Form::Glob => {
-                self.text == name
-                    || glob(
-                        &self.text.chars().collect::<Vec<_>>(),
-                        &name.chars().collect::<Vec<_>>(),
-                    ) == Some(true)
+            Form::Affixes(prefix, suffix) => name
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.ends_with(suffix.as_str())),
+            Form::Glob(pattern) => {
+                self.text == name || glob(pattern, &name.chars().collect::<Vec<_>>()) == Some(true)
             }
         }
     }

@@ -95,6 +95,8 @@ pub enum Decision {
 #[derive(Debug, Default)]
 pub struct Scheduler {
     machines: Slab<MachineSlot>,
+    /// By the machine's number; apart because every evaluation of a unit reads them all.
+    rooms: Vec<Room>,
     by_id: BTreeMap<MachineId, usize>,
     by_short: HashMap<String, BTreeSet<usize>>,
     units: Slab<UnitSlot>,
@@ -179,6 +181,8 @@ struct Room {
     cpu: u64,
     disk: u64,
     load: u32,
+    /// The place of the machine's id among all.
+    order: u32,
 }
 
 #[derive(Debug)]
@@ -192,7 +196,6 @@ struct MachineSlot {
     /// Residents that have `Conflicts` or `Replaces`.
     with_conflicts: Vec<usize>,
     with_replaces: Vec<usize>,
-    room: Room,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -367,6 +370,10 @@ impl Scheduler {
         decisions
     }
 
+    fn room(&self, machine: usize) -> Room {
+        self.rooms.get(machine).copied().unwrap_or_default()
+    }
+
     /// Whether no unit waits that has not been looked at.
     fn is_settled(&self) -> bool {
         let seen = |unit: &usize| {
@@ -389,11 +396,11 @@ impl Scheduler {
             ports: Vec::new(),
             with_conflicts: Vec::new(),
             with_replaces: Vec::new(),
-            room: Room::default(),
         });
         if let Some(slot) = self.machines.get_mut(index) {
             slot.index = index;
         }
+        self.rooms.resize(self.machines.bound(), Room::default());
         self.by_id.insert(id.clone(), index);
         self.by_short
             .entry(id.short().to_owned())
@@ -527,6 +534,9 @@ impl Scheduler {
                     }
                 }
                 self.machines.remove(index);
+                if let Some(room) = self.rooms.get_mut(index) {
+                    *room = Room::default();
+                }
             }
         }
     }

@@ -55,7 +55,14 @@ impl Scheduler {
         let Some(slot) = self.machines.get_mut(machine) else {
             return;
         };
-        slot.clear(change);
+        slot.clear();
+        let room = slot.whole_room(change);
+        if let Some(entry) = self.rooms.get_mut(machine) {
+            *entry = Room {
+                order: entry.order,
+                ..room
+            };
+        }
         let mut residents = std::mem::take(&mut slot.residents);
         residents.sort_unstable_by_key(|r| (r.fence, r.unit));
         let mut gone = Vec::new();
@@ -207,25 +214,28 @@ impl Scheduler {
 
     /// Subtracts what a unit takes from a machine's room, or adds it again.
     fn account(&mut self, unit: usize, machine: usize, takes: bool) {
-        let (Some(unit), Some(slot)) = (self.units.get(unit), self.machines.get_mut(machine))
-        else {
+        let (Some(unit), Some(slot), Some(room)) = (
+            self.units.get(unit),
+            self.machines.get(machine),
+            self.rooms.get_mut(machine),
+        ) else {
             return;
         };
         let Some(needs) = unit.job.as_ref().map(|job| &job.file.needs) else {
             return;
         };
-        let memory = needs.memory.of(slot.room.memory_total);
-        let apply = |room: &mut u64, amount: u64| {
-            *room = if takes {
-                room.saturating_sub(amount)
+        let memory = needs.memory.of(room.memory_total);
+        let apply = |free: &mut u64, amount: u64| {
+            *free = if takes {
+                free.saturating_sub(amount)
             } else {
-                room.saturating_add(amount)
+                free.saturating_add(amount)
             };
         };
-        apply(&mut slot.room.memory, memory);
-        apply(&mut slot.room.cpu, needs.cpu_milli);
-        apply(&mut slot.room.disk, needs.disk_bytes);
-        slot.weigh();
+        apply(&mut room.memory, memory);
+        apply(&mut room.cpu, needs.cpu_milli);
+        apply(&mut room.disk, needs.disk_bytes);
+        room.load = slot.load(*room);
     }
 
     /// Counts an instance of a template in or out.
@@ -255,41 +265,45 @@ impl Scheduler {
 }
 
 impl MachineSlot {
-    /// Counts nobody; what the machine has is all free.
-    fn clear(&mut self, change: u64) {
+    /// Counts nobody.
+    fn clear(&mut self) {
         self.ports.clear();
         self.with_conflicts.clear();
         self.with_replaces.clear();
-        self.room = Room::default();
-        if let Some(machine) = &self.machine {
-            let open = machine.presence == Presence::Here && !machine.cordoned;
-            self.room = Room {
-                freed: if open { change } else { 0 },
-                memory: machine.capacity.memory_bytes,
-                memory_total: machine.capacity.memory_bytes,
-                cpu: machine.capacity.cpu_milli,
-                disk: machine.capacity.disk_bytes,
-                load: 0,
-            };
+    }
+
+    /// What the machine has, all of it free.
+    fn whole_room(&self, change: u64) -> Room {
+        let Some(machine) = &self.machine else {
+            return Room::default();
+        };
+        let open = machine.presence == Presence::Here && !machine.cordoned;
+        Room {
+            freed: if open { change } else { 0 },
+            memory: machine.capacity.memory_bytes,
+            memory_total: machine.capacity.memory_bytes,
+            cpu: machine.capacity.cpu_milli,
+            disk: machine.capacity.disk_bytes,
+            ..Room::default()
         }
     }
 
     /// The load: the larger of the shares of CPU and memory that are taken, and a hundredth for each unit.
-    fn weigh(&mut self) {
+    fn load(&self, room: Room) -> u32 {
         let Some(machine) = &self.machine else {
-            return;
+            return 0;
         };
         let share = |free: u64, total: u64| {
             let taken = u128::from(total.saturating_sub(free)) * 10_000;
             u64::try_from(taken.checked_div(u128::from(total)).unwrap_or_default())
                 .unwrap_or(u64::MAX)
         };
-        let memory = share(self.room.memory, machine.capacity.memory_bytes);
-        let cpu = share(self.room.cpu, machine.capacity.cpu_milli);
+        let memory = share(room.memory, machine.capacity.memory_bytes);
+        let cpu = share(room.cpu, machine.capacity.cpu_milli);
         let count = u64::try_from(self.residents.len()).unwrap_or(u64::MAX);
         let load = memory
             .max(cpu)
             .saturating_add(count.saturating_mul(UNIT_LOAD));
-        self.room.load = u32::try_from(load).unwrap_or(u32::MAX);
+        u32::try_from(load).unwrap_or(u32::MAX)
     }
 }

@@ -185,7 +185,8 @@ impl Scheduler {
         leaving: &[usize],
     ) -> Option<Obstacle<'a>> {
         let needs = &slot.job.as_ref()?.file.needs;
-        let (mut memory, mut cpu, mut disk) = (on.room.memory, on.room.cpu, on.room.disk);
+        let room = self.room(on.index);
+        let (mut memory, mut cpu, mut disk) = (room.memory, room.cpu, room.disk);
         for job in leaving
             .iter()
             .filter_map(|l| self.units.get(*l)?.job.as_ref())

@@ -31,13 +31,18 @@ struct Task {
     machine: Option<usize>,
 }
 
-/// How good a machine is for a unit: the lowest is the best.
-type Rank = (u32, u32);
+/// How good a machine is for a unit: the lowest is the best. The second number is the place of its id among all.
+type Rank = (u64, u32);
 
 impl Scheduler {
     /// Places the first unit that fits somewhere, until there is none.
     pub(super) fn place_all(&mut self, pass: &mut Pass) {
         pass.counts = vec![0; self.machines.bound()];
+        for (order, machine) in (0_u32..).zip(self.by_id.values()) {
+            if let Some(room) = self.rooms.get_mut(*machine) {
+                room.order = order;
+            }
+        }
         for &unit in &self.waiting {
             self.enqueue(unit, None, pass);
         }
@@ -45,8 +50,8 @@ impl Scheduler {
             let Some(slot) = self.units.get(unit) else {
                 continue;
             };
-            for (machine, on) in self.machines.iter() {
-                if on.room.freed > slot.evaluated && !slot.placed.contains_key(&machine) {
+            for (machine, room) in self.rooms.iter().enumerate() {
+                if room.freed > slot.evaluated && !slot.placed.contains_key(&machine) {
                     self.enqueue(unit, Some(machine), pass);
                 }
             }
@@ -126,10 +131,17 @@ impl Scheduler {
         let class = slot.metadata.as_ref().and_then(|m| self.classes.get(m));
         let needs = &job.file.needs;
         let may_evict = !constraints.replaces.is_empty();
-        let strategy = constraints.strategy;
-        let mut best: Option<(Rank, usize)> = None;
-        let mut consider = |machine: usize, room: &Room| {
-            if room.freed <= slot.evaluated {
+        let pack = constraints.strategy == Strategy::Pack;
+        let mut best: Option<usize> = None;
+        let mut best_rank: Rank = (u64::MAX, u32::MAX);
+        // The rank first: it decides against most machines.
+        let mut consider = |machine: usize, room: &Room, count: u32| {
+            let rank = if pack {
+                (u64::from(u32::MAX - room.load), room.order)
+            } else {
+                (u64::from(count) << 32 | u64::from(room.load), room.order)
+            };
+            if rank > best_rank || room.freed <= slot.evaluated {
                 return;
             }
             let memory = match needs.memory {
@@ -141,37 +153,22 @@ impl Scheduler {
             if short && !may_evict {
                 return;
             }
-            let load = match strategy {
-                Strategy::Spread => room.load,
-                Strategy::Pack => u32::MAX - room.load,
-            };
-            let count = match strategy {
-                Strategy::Spread => counts.get(machine).copied().unwrap_or_default(),
-                Strategy::Pack => 0,
-            };
-            let rank = (count, load);
-            if let Some((best_rank, best_machine)) = best
-                && (rank > best_rank
-                    || (rank == best_rank && self.id_order(best_machine, machine).is_lt()))
-            {
-                return;
-            }
             if class.is_some_and(|class| !class.has(machine)) || !self.fits(unit, machine) {
                 return;
             }
-            best = Some((rank, machine));
+            best = Some(machine);
+            best_rank = rank;
         };
         match candidates {
             Some(list) => {
                 for machine in list {
-                    if let Some(on) = self.machines.get(machine) {
-                        consider(machine, &on.room);
-                    }
+                    let count = counts.get(machine).copied().unwrap_or_default();
+                    consider(machine, &self.room(machine), count);
                 }
             }
             None => {
-                for (machine, on) in self.machines.iter() {
-                    consider(machine, &on.room);
+                for (machine, (room, count)) in self.rooms.iter().zip(counts.iter()).enumerate() {
+                    consider(machine, room, *count);
                 }
             }
         }
@@ -180,12 +177,7 @@ impl Scheduler {
                 *entry = 0;
             }
         }
-        best.map(|(_, machine)| machine)
-    }
-
-    fn id_order(&self, one: usize, two: usize) -> std::cmp::Ordering {
-        let id = |index: usize| self.machines.get(index).map(|slot| &slot.id);
-        id(one).cmp(&id(two))
+        best
     }
 
     /// Places a unit; those that it replaces leave.
@@ -232,8 +224,8 @@ impl Scheduler {
         }
         self.change += 1;
         let change = self.change;
-        if let Some(on) = self.machines.get_mut(machine) {
-            on.room.freed = change;
+        if let Some(room) = self.rooms.get_mut(machine) {
+            room.freed = change;
         }
         for &waiting in &self.waiting {
             self.enqueue(waiting, None, pass);
