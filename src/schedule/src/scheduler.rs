@@ -323,6 +323,13 @@ impl Scheduler {
         })
     }
 
+    /// The fencing number with which a unit is placed on a machine.
+    #[must_use]
+    pub fn fence_of(&self, unit: &UnitName, machine: &MachineId) -> Option<u64> {
+        let unit = self.units.get(*self.by_name.get(unit)?)?;
+        unit.placed.get(self.by_id.get(machine)?).copied()
+    }
+
     /// Units that are to have a machine and have none, in no order.
     pub fn waiting(&self) -> impl Iterator<Item = &UnitName> {
         self.waiting

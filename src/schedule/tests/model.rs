@@ -96,9 +96,9 @@ impl World {
         let together = jobs.iter().all(|one| {
             jobs.iter().all(|two| {
                 let mut conflicts = one.file.constraints.conflicts.iter();
-                one.name == two.name
-                    || !conflicts.any(|p| p.matches(two.name.as_str()))
-                        && !(replaces && self.replaces(&one.name, &two.name))
+                let conflict = conflicts.any(|p| p.matches(two.name.as_str()));
+                let replaced = replaces && self.replaces(&one.name, &two.name);
+                one.name == two.name || !(conflict || replaced)
             })
         });
         memory <= total && cpu <= machine.capacity.cpu_milli && alone && together

@@ -1,0 +1,155 @@
+//! Leads the scheduler while a lease lives, or waits until nobody does.
+
+use std::time::Duration;
+
+use super::{Shared, back_off, chain};
+use crate::client::{ClientError, Condition, Write};
+use crate::engine::{Batch, Engine};
+use crate::keys::{FENCE, LEADER};
+
+/// How long the leader's lease lives: the time without a scheduler after the leader's end.
+const TTL: Duration = Duration::from_secs(5);
+/// How often it is kept alive, which is also how finely silence is measured.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Why leading has ended.
+#[derive(Debug, thiserror::Error)]
+enum Deposed {
+    #[error("the store")]
+    Client(#[from] ClientError),
+    #[error("the lease has ended")]
+    Lease,
+    #[error("another machine has written placements")]
+    Contested,
+    #[error("the store is out of reach")]
+    Unsynced,
+}
+
+/// A term of leading.
+struct Term {
+    lease: i64,
+    /// The revision at which the leader's key was made: later leaders have later ones.
+    created: i64,
+}
+
+/// Leads whenever nobody else does.
+pub(super) async fn campaign(shared: &Shared) {
+    let mut changes = shared.subscribe();
+    let mut failures = 0;
+    loop {
+        let vacant = {
+            let state = shared.state();
+            state.synced && state.registry.leader.is_none()
+        };
+        if !vacant {
+            // The sender lives as long as `shared`.
+            let _ = changes.changed().await;
+            continue;
+        }
+        match elect(shared).await {
+            Ok(Some(term)) => {
+                failures = 0;
+                log::info!("leading the scheduler");
+                let deposed = lead(shared, &term).await;
+                log::warn!("not leading the scheduler any more: {}", chain(&deposed));
+                // What cannot be ended now ends by itself.
+                let _ = shared.client.revoke(term.lease).await;
+            }
+            Ok(None) => {}
+            Err(err) => log::warn!("cannot stand for election: {}", chain(&err)),
+        }
+        back_off(&mut failures).await;
+    }
+}
+
+async fn elect(shared: &Shared) -> Result<Option<Term>, ClientError> {
+    let lease = shared.client.grant(TTL).await?;
+    let absent = [Condition::Absent(LEADER.to_owned())];
+    let put = [Write::Put(
+        LEADER.to_owned(),
+        shared.id.to_string(),
+        lease,
+    )];
+    match shared.client.transact(&absent, &put).await {
+        Ok((true, created)) => Ok(Some(Term { lease, created })),
+        Ok((false, _)) => {
+            let _ = shared.client.revoke(lease).await;
+            Ok(None)
+        }
+        Err(err) => Err(err),
+    }
+}
+
+async fn lead(shared: &Shared, term: &Term) -> Deposed {
+    let mut changes = shared.subscribe();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The registry must have seen our own key, and with it all that an earlier leader wrote.
+    let mut behind = term.created;
+    let mut engine: Option<(u64, Engine)> = None;
+    loop {
+        tokio::select! {
+            _ = beat.tick() => match shared.client.keep_alive(term.lease).await {
+                Ok(true) => shared.heard_store(true),
+                Ok(false) => return Deposed::Lease,
+                Err(err) => {
+                    shared.heard_store(false);
+                    return err.into();
+                }
+            },
+            _ = changes.changed() => {}
+        }
+        let batches = {
+            let mut state = shared.state();
+            if !state.synced {
+                return Deposed::Unsynced;
+            }
+            if state.revision < behind {
+                continue;
+            }
+            let unseen = std::mem::take(&mut state.unseen);
+            let readings = state.readings;
+            let (_, engine) = match &mut engine {
+                Some(current) if current.0 == readings => {
+                    for change in &unseen {
+                        current.1.changed(&state.registry, change);
+                    }
+                    current
+                }
+                _ => engine.insert((readings, Engine::new(&state.registry))),
+            };
+            engine.decide(&state.registry)
+        };
+        for batch in batches {
+            match write(shared, term, &batch).await {
+                Ok(Some(revision)) => behind = behind.max(revision),
+                Ok(None) => return Deposed::Contested,
+                Err(err) => return err.into(),
+            }
+        }
+    }
+}
+
+/// Writes a batch; the revision, or nothing when somebody else leads.
+async fn write(shared: &Shared, term: &Term, batch: &Batch) -> Result<Option<i64>, ClientError> {
+    let fence = match batch.fence_before {
+        0 => Condition::Absent(FENCE.to_owned()),
+        fence => Condition::Value(FENCE.to_owned(), fence.to_string()),
+    };
+    let conditions = [Condition::CreatedAt(LEADER.to_owned(), term.created), fence];
+    let writes: Vec<Write> = batch
+        .writes
+        .iter()
+        .map(|(key, value)| match value {
+            Some(value) => Write::Put(key.clone(), value.clone(), 0),
+            None => Write::Delete(key.clone()),
+        })
+        .collect();
+    let (done, revision) = shared.client.transact(&conditions, &writes).await?;
+    if done {
+        for words in &batch.words {
+            log::info!("{words}");
+        }
+    }
+    Ok(done.then_some(revision))
+}
