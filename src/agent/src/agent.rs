@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::api;
 use crate::client::{Client, ClientError};
 use crate::records::MachineRecord;
-use crate::registry::{Change, Registry};
+use crate::registry::{Change, PRESENCE_TTL, Registry};
 use crate::supervisor::Supervisor;
 
 /// What the agent is told.
@@ -37,12 +37,36 @@ pub struct Settings {
     pub state_directory: PathBuf,
     /// The id of this boot.
     pub boot_id: String,
-    /// Where fleet's API is served.
+    /// Where fleet's API is served over TCP.
     pub listen: Vec<SocketAddr>,
-    /// The same on a socket in the file system.
+    /// Whether those who come over TCP may change anything: nobody asks who they are.
+    pub listen_for_writes: bool,
+    /// The API on a socket in the file system, where whoever may open it may change everything.
     pub socket: Option<PathBuf>,
+    /// The group that may open the socket beside its owner.
+    pub socket_group: Option<u32>,
     /// Whether this machine may lead the scheduler.
     pub may_lead: bool,
+    /// How long the leases live.
+    pub timing: Timing,
+}
+
+/// How long leases live without being kept alive; they are five times in that.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The machine's: its states and services go with it.
+    pub presence_ttl: Duration,
+    /// The leader's: the time without a scheduler after its end.
+    pub leader_ttl: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            presence_ttl: PRESENCE_TTL,
+            leader_ttl: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Why the agent ended.
@@ -175,7 +199,7 @@ pub async fn serve(
         client,
         supervisor,
         state: Mutex::new(State {
-            registry: Registry::default(),
+            registry: Registry::new(settings.timing.presence_ttl),
             synced: false,
             revision: 0,
             readings: 0,

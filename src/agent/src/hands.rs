@@ -198,7 +198,10 @@ pub fn plan(
                 if want.may_run_elsewhere {
                     plan.waiting.insert(unit.clone());
                 } else {
-                    steps.push(Step::Start);
+                    // It runs when an agent died before it could remember the start.
+                    if !runs(unit) {
+                        steps.push(Step::Start);
+                    }
                     then.launched = true;
                     then.error = None;
                 }

@@ -11,7 +11,7 @@ use orlop_schedule::{
 use crate::keys::Key;
 use crate::records::{MachineRecord, UnitRecord, UnitState};
 
-/// How long a machine's lease lives without being kept alive: it was silent that long when its presence goes.
+/// How long a machine's lease lives without being kept alive.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(10);
 /// Where the clock of [`Registry::now`] begins, so that what was silent before can be written as a time.
 const CLOCK_START: Duration = Duration::from_secs(1 << 20);
@@ -65,6 +65,7 @@ pub struct Registry {
     pub fence: u64,
     silent_since: BTreeMap<MachineId, Duration>,
     now: Duration,
+    presence_ttl: Duration,
 }
 
 impl Default for Registry {
@@ -81,11 +82,21 @@ impl Default for Registry {
             fence: 0,
             silent_since: BTreeMap::new(),
             now: CLOCK_START,
+            presence_ttl: PRESENCE_TTL,
         }
     }
 }
 
 impl Registry {
+    /// A registry of machines whose leases live `presence_ttl`: that long was one silent when its presence goes.
+    #[must_use]
+    pub fn new(presence_ttl: Duration) -> Self {
+        Self {
+            presence_ttl,
+            ..Self::default()
+        }
+    }
+
     /// The time of the store's clock.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -102,6 +113,7 @@ impl Registry {
         *self = Self {
             silent_since: std::mem::take(&mut self.silent_since),
             now: self.now,
+            presence_ttl: self.presence_ttl,
             ..Self::default()
         };
     }
@@ -178,7 +190,7 @@ impl Registry {
         if self.present.contains(id) || !self.machines.contains_key(id) {
             self.silent_since.remove(id);
         } else {
-            let since = self.now.saturating_sub(PRESENCE_TTL);
+            let since = self.now.saturating_sub(self.presence_ttl);
             self.silent_since.entry(id.clone()).or_insert(since);
         }
     }

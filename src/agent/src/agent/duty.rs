@@ -15,12 +15,9 @@ use crate::client::{ClientError, Write};
 use crate::hands::{self, Chain, Observed, Step};
 use crate::keys::Key;
 use crate::records::{Assignment, UnitState};
-use crate::registry::PRESENCE_TTL;
 use crate::services;
 use crate::supervisor::Supervisor;
 
-/// How often the lease is kept alive.
-const BEAT: Duration = Duration::from_secs(2);
 /// How often PID 1 is asked what runs.
 const LOOK: Duration = Duration::from_secs(1);
 /// Keys in one transaction; etcd takes 128.
@@ -50,7 +47,7 @@ pub(super) async fn keep_presence(shared: &Shared) {
 }
 
 async fn register(shared: &Shared) -> Result<i64, ClientError> {
-    let lease = shared.client.grant(PRESENCE_TTL).await?;
+    let lease = shared.client.grant(shared.settings.timing.presence_ttl).await?;
     let record = serde_json::to_string(&shared.settings.facts).unwrap_or_default();
     let writes = [
         Write::Put(Key::Machine(shared.id.clone()).to_string(), record, 0),
@@ -68,7 +65,7 @@ async fn register(shared: &Shared) -> Result<i64, ClientError> {
 
 /// Until the lease has ended.
 async fn hold(shared: &Shared, lease: i64) {
-    let mut beat = tokio::time::interval(BEAT);
+    let mut beat = tokio::time::interval(shared.settings.timing.presence_ttl / 5);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beat.tick().await;

@@ -1,16 +1,9 @@
 //! Leads the scheduler while a lease lives, or waits until nobody does.
 
-use std::time::Duration;
-
 use super::{Shared, back_off, chain};
 use crate::client::{ClientError, Condition, Write};
 use crate::engine::{Batch, Engine};
 use crate::keys::{FENCE, LEADER};
-
-/// How long the leader's lease lives: the time without a scheduler after the leader's end.
-const TTL: Duration = Duration::from_secs(5);
-/// How often it is kept alive, which is also how finely silence is measured.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// Why leading has ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +56,7 @@ pub(super) async fn campaign(shared: &Shared) {
 }
 
 async fn elect(shared: &Shared) -> Result<Option<Term>, ClientError> {
-    let lease = shared.client.grant(TTL).await?;
+    let lease = shared.client.grant(shared.settings.timing.leader_ttl).await?;
     let absent = [Condition::Absent(LEADER.to_owned())];
     let put = [Write::Put(
         LEADER.to_owned(),
@@ -82,7 +75,7 @@ async fn elect(shared: &Shared) -> Result<Option<Term>, ClientError> {
 
 async fn lead(shared: &Shared, term: &Term) -> Deposed {
     let mut changes = shared.subscribe();
-    let mut beat = tokio::time::interval(BEAT);
+    let mut beat = tokio::time::interval(shared.settings.timing.leader_ttl / 5);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The registry must have seen our own key, and with it all that an earlier leader wrote.
     let mut behind = term.created;
