@@ -2,11 +2,13 @@
 //!
 //! One table, `COMMANDS`, holds every word; help, dispatch and the image's links read it.
 
+mod agent;
 mod boot_times;
 mod calendar;
 mod config;
 mod container;
 mod docker;
+mod fleetctl;
 pub mod image;
 mod install;
 mod journal;
@@ -92,6 +94,18 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "serve the store, which speaks etcd's v3 API",
         run: store::run,
+    },
+    Command {
+        name: "agent",
+        applet: false,
+        summary: "do this machine's part in the cluster; started by PID 1",
+        run: agent::run,
+    },
+    Command {
+        name: "fleetctl",
+        applet: true,
+        summary: "place units on the cluster's machines, and say why they are where they are",
+        run: fleetctl::run,
     },
     Command {
         name: "container",

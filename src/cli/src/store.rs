@@ -184,7 +184,7 @@ fn announce(settings: &Settings, ready: &Ready) {
 }
 
 /// sd_notify(3): one datagram; a name that begins with `@` is in the abstract namespace.
-fn notify(socket: &std::ffi::OsStr) -> io::Result<()> {
+pub(crate) fn notify(socket: &std::ffi::OsStr) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let bytes = socket.as_bytes();
     let address = match bytes.strip_prefix(b"@") {

@@ -1,7 +1,7 @@
 //! Units and their states.
 
 use axum::http::StatusCode;
-use orlop_schedule::{MachineId, Target, UnitFile, UnitName, UnitOption};
+use orlop_schedule::{MachineId, Refusal as Refused, Target, UnitFile, UnitName, UnitOption};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -219,6 +219,8 @@ pub(super) fn why(registry: &Registry, unit: &UnitName) -> Value {
                 "machineID": id.as_str(),
                 "primaryIP": ip(id),
                 "reason": refusal.as_ref().map(ToString::to_string),
+                // Whether the reason may go by itself, without anybody doing anything about it.
+                "passing": matches!(refusal, Some(Refused::Silent { .. } | Refused::Peer { .. })),
             })
         })
         .collect();
