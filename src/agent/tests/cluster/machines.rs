@@ -1,7 +1,8 @@
 //! Machines whose supervisors are made up, and a log of all that they do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -282,6 +283,23 @@ impl Cluster {
         keys.into_iter().map(|kv| (text(kv.key), text(kv.value))).collect()
     }
 
+    /// A request to the first machine's API: the status and the body.
+    pub(crate) fn api(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let address = self.machines[0].api.expect("the first machine serves");
+        let mut stream = TcpStream::connect(address).expect("connect to the API");
+        let length = body.len();
+        let request = format!(
+            "{method} /fleet/v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).expect("send the request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("read the answer");
+        let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status.expect("a status"), body.to_owned())
+    }
+
     /// The machines on which a unit runs.
     pub(crate) fn on(&self, unit: &str) -> Vec<usize> {
         let machines = self.machines.iter().enumerate();
@@ -301,9 +319,8 @@ impl Cluster {
         while !holds(self) {
             assert!(
                 Instant::now() < end,
-                "{what} does not come about; events: {:#?}; keys: {:#?}",
-                self.events(),
-                self.keys("/orlop/fleet/")
+                "{what} does not come about; events: {:#?}",
+                self.events()
             );
             thread::sleep(Duration::from_millis(50));
         }

@@ -25,6 +25,7 @@ scenes![
     a_store_that_is_away_stops_and_moves_nothing,
     agents_that_die_and_return_move_nothing,
     a_lost_machine_is_replaced_and_starts_nothing_of_its_own_when_it_boots,
+    the_api_takes_units_and_says_why_they_wait,
 ];
 
 fn units_are_spread_started_stopped_and_destroyed(kind: Kind) {
@@ -172,4 +173,54 @@ fn a_lost_machine_is_replaced_and_starts_nothing_of_its_own_when_it_boots(kind: 
     cluster.until("the machine is there again", |c| c.on("c.service") == [lost]);
     assert_eq!(cluster.events().len(), events + 1, "{:?}", cluster.events());
     assert_eq!(cluster.on(&moved), [0]);
+}
+
+fn the_api_takes_units_and_says_why_they_wait(kind: Kind) {
+    let mut cluster = Cluster::new(kind, 2);
+    let unit = r#"{"desiredState":"launched","options":[
+        {"section":"Service","name":"ExecStart","value":"/bin/a"},
+        {"section":"X-Fleet","name":"Memory","value":"MEMORY"}]}"#;
+    let fits = unit.replace("MEMORY", "10M");
+    assert_eq!(cluster.api("PUT", "/units/a.service", &fits).0, 201);
+    assert_eq!(cluster.api("PUT", "/units/a.service", &fits).0, 204, "the same again");
+    let large = unit.replace("MEMORY", "4G");
+    assert_eq!(cluster.api("PUT", "/units/big.service", &large).0, 201);
+    for (path, body, code) in [
+        ("/units/none.service", r#"{"desiredState":"launched"}"#, 409),
+        ("/units/a.service", r#"{"desiredState":"running"}"#, 400),
+        ("/units/a.service", r#"{"name":"b.service","desiredState":"loaded"}"#, 400),
+        ("/units/a.zip", r#"{"desiredState":"loaded"}"#, 400),
+        ("/units/bad.service", &unit.replace("MEMORY", "lots"), 400),
+        ("/units/t@.service", &fits, 400),
+    ] {
+        let (status, answer) = cluster.api("PUT", path, body);
+        assert_eq!(status, code, "{path} {answer}");
+        assert!(answer.contains("\"error\""), "{answer}");
+    }
+    cluster.until("the unit runs", |c| {
+        let (_, state) = c.api("GET", "/state/a.service", "");
+        state.contains(r#""launched":true"#) && state.contains(r#""systemdActiveState":"active""#)
+    });
+    let (_, units) = cluster.api("GET", "/units", "");
+    assert!(units.contains(r#""currentState":"launched""#), "{units}");
+    let (_, why) = cluster.api("GET", "/why/big.service", "");
+    assert_eq!(
+        why.matches("insufficient memory: asks 4G").count(),
+        2,
+        "{why}"
+    );
+    // A word about a machine's metadata lets a unit that waits for it run.
+    cluster.submit("ssd.service", "MachineMetadata=disk=ssd", "launched");
+    cluster.until("it waits", |c| {
+        c.api("GET", "/why/ssd.service", "").1.contains("metadata disk=ssd not present")
+    });
+    let patch = r#"[{"op":"add","path":"/m1/metadata/disk","value":"ssd"}]"#;
+    assert_eq!(cluster.api("PATCH", "/machines", patch).0, 204);
+    cluster.until("it runs there", |c| c.on("ssd.service") == [1]);
+    assert_eq!(cluster.api("DELETE", "/units/a.service", "").0, 204);
+    assert_eq!(cluster.api("DELETE", "/units/a.service", "").0, 404);
+    cluster.until("it is gone", |c| c.on("a.service").is_empty());
+    cluster.store.kill();
+    cluster.until("the loss is told", |c| c.api("GET", "/units", "").0 == 503);
+    assert_eq!(cluster.on("ssd.service"), [1]);
 }
