@@ -223,6 +223,9 @@ pub async fn serve(
     }
 }
 
+/// The shortest time between two rounds of a task that follows changes: of many at once most are seen together.
+pub(crate) const ROUND: Duration = Duration::from_millis(50);
+
 /// A pause that grows with each failure, to at most 2 s.
 pub(crate) async fn back_off(failures: &mut u32) {
     let pause = Duration::from_millis(100) * 2_u32.saturating_pow(*failures);

@@ -1,11 +1,12 @@
 //! What this machine has for units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
+use orlop_schedule::UnitName;
 
 use crate::records::MachineRecord;
 
@@ -13,12 +14,27 @@ use crate::records::MachineRecord;
 const OWN_MEMORY_BYTES: u64 = 96 << 20;
 /// Of the data volume a twentieth stays free.
 const OWN_DISK_SHARE: u64 = 20;
+/// What the machine's own roles listen on: SSH, the store and its old names, the agent, the overlay.
+const OWN_PORTS: &[&str] = &[
+    "22/tcp",
+    "2379/tcp",
+    "2380/tcp",
+    "4001/tcp",
+    "7001/tcp",
+    "49153/tcp",
+    "8472/udp",
+];
 /// An address in TEST-NET-1 (RFC 5737): the route to it is the default route; nothing is sent.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
-/// What the machine has. `data` is the data volume, `ports` are those that it uses itself.
+/// What the machine has. `data` is on the data volume, `unit_directories` are those of the machine's own units.
 #[must_use]
-pub fn gather(data: &Path, metadata: &BTreeMap<String, String>, ip: Option<IpAddr>) -> MachineRecord {
+pub fn gather(
+    data: &Path,
+    unit_directories: &[&str],
+    metadata: &BTreeMap<String, String>,
+    ip: Option<IpAddr>,
+) -> MachineRecord {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let disk = statvfs(data).map_or(0, |fs| fs.fragment_size() * fs.blocks());
     MachineRecord {
@@ -29,10 +45,24 @@ pub fn gather(data: &Path, metadata: &BTreeMap<String, String>, ip: Option<IpAdd
         cpu_milli: u64::try_from(cpus).unwrap_or(1) * 1000,
         memory_bytes: memory_bytes().saturating_sub(OWN_MEMORY_BYTES),
         disk_bytes: disk - disk / OWN_DISK_SHARE,
-        ports: Vec::new(),
-        units: Vec::new(),
+        ports: OWN_PORTS.iter().map(|port| (*port).to_owned()).collect(),
+        units: own_units(unit_directories),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// The names of units in directories, each once.
+fn own_units(directories: &[&str]) -> Vec<String> {
+    let entries = directories
+        .iter()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .flatten();
+    let names: BTreeSet<String> = entries
+        .filter_map(|entry| UnitName::parse(entry.file_name().to_str()?).ok())
+        .map(|unit| unit.as_str().to_owned())
+        .collect();
+    names.into_iter().collect()
 }
 
 /// `MemTotal` of /proc/meminfo (proc_meminfo(5)).

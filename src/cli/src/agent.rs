@@ -13,7 +13,7 @@ use orlop_agent::agent::{self, Settings, Timing};
 use orlop_agent::facts;
 use orlop_agent::supervisor::Pid1;
 
-use crate::{stderr, store};
+use crate::{stderr, store, unit};
 
 /// The group that may use the API's socket.
 const GROUP: &str = "sudo";
@@ -131,7 +131,7 @@ fn settings(
             .filter(|url| !url.is_empty())
             .collect(),
         machine_id,
-        facts: facts::gather(&data, &metadata, public_ip),
+        facts: facts::gather(&data, &unit::DIRECTORIES, &metadata, public_ip),
         units_directory: flags.units_directory,
         state_directory: flags.state_directory,
         boot_id: facts::boot_id(),

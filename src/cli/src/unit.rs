@@ -13,8 +13,8 @@ const USAGE: &str = "usage: orlop unit verify [--as-written] FILE…\n       orl
 
 const AS_WRITTEN: &str = "--as-written";
 
-/// Where drop-ins and templates lie beside the file's own directory, highest precedence first.
-const DIRECTORIES: [&str; 5] = [
+/// Where a machine's own units, drop-ins and templates lie, highest precedence first.
+pub(crate) const DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
     "/etc/containers/systemd",
     "/run/systemd/system",

@@ -10,7 +10,7 @@ use orlop_schedule::UnitName;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{AgentError, Shared, Values, assignment, back_off, chain};
+use super::{AgentError, ROUND, Shared, Values, assignment, back_off, chain};
 use crate::client::{ClientError, Write};
 use crate::hands::{self, Chain, Observed, Step};
 use crate::keys::Key;
@@ -158,6 +158,7 @@ pub(super) async fn work(shared: &Arc<Shared>) -> Result<(), AgentError> {
             });
         }
         duty.report(shared).await;
+        tokio::time::sleep(ROUND).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Leads the scheduler while a lease lives, or waits until nobody does.
 
-use super::{Shared, back_off, chain};
+use super::{ROUND, Shared, back_off, chain};
 use crate::client::{ClientError, Condition, Write};
 use crate::engine::{Batch, Engine};
 use crate::keys::{FENCE, LEADER};
@@ -90,7 +90,7 @@ async fn lead(shared: &Shared, term: &Term) -> Deposed {
                     return err.into();
                 }
             },
-            _ = changes.changed() => {}
+            _ = changes.changed() => tokio::time::sleep(ROUND).await,
         }
         let batches = {
             let mut state = shared.state();
