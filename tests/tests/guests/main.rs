@@ -5,5 +5,6 @@ mod bare;
 mod boot_stage;
 mod containers;
 mod demo;
+mod fleet;
 mod network;
 mod supervisor;

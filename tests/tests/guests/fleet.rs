@@ -1,0 +1,98 @@
+//! A cluster of one: units that fleetctl places on the machine that it is asked on.
+
+use orlop_tests::Scenario;
+
+const USER_DATA: &str = "#cloud-config
+hostname: alone
+data:
+  disk: serial=orlop-data
+store:
+  enabled: true
+write_files:
+  - path: /etc/fleet/environment
+    content: |
+      FLEET_METADATA=role=web
+  - path: /etc/units/hello@.service
+    content: |
+      [Service]
+      ExecStart=/bin/sh -c 'echo hello %i; exec sleep 1000'
+      MemoryMax=16M
+      [X-Fleet]
+      MachineMetadata=role=web
+      Publish=hello:8000
+  - path: /etc/units/large.service
+    content: |
+      [Service]
+      ExecStart=/bin/sleep 1000
+      MemoryMax=1T
+  - path: /etc/units/bad.service
+    content: |
+      [Service]
+      Type=oneshot
+      ExecStart=/bin/sh -c 'echo the reason; exit 7'
+coreos:
+  units:
+    - name: fleet.service
+      command: start
+";
+
+#[test]
+fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
+    let mut alone = Scenario::start("test-fleet", USER_DATA, |_| Ok(()));
+    alone.need("core gets in", |guest| guest.wait_for_ssh().map(|_| ()));
+    alone.command_becomes("the machine registers", "fleetctl list-machines", |text| {
+        text.starts_with("MACHINE\t") && text.contains("role=web")
+    });
+    alone.command(
+        "start ends when the unit runs",
+        "cd /etc/units && fleetctl start hello@1 hello@2 && systemctl is-active hello@1 hello@2",
+        |text| {
+            text.contains("Unit hello@2.service launched on ") && text.ends_with("active\nactive\n")
+        },
+    );
+    alone.command("the table is fleet's", "fleetctl list-units", |text| {
+        text.starts_with("UNIT\t\tMACHINE\t") && text.contains("\tactive\trunning\n")
+    });
+    alone.command("the log is there", "fleetctl journal hello@1", |text| {
+        text.contains("hello 1")
+    });
+    alone.command(
+        "status is systemctl's",
+        "fleetctl status hello@1",
+        |text| text.contains("hello@1.service"),
+    );
+    alone.command(
+        "what does not fit is told",
+        "cd /etc/units && fleetctl start large.service 2>&1; echo code $?; fleetctl why large",
+        |text| {
+            text.matches("insufficient memory: asks 1T").count() == 2 && text.contains("code 1")
+        },
+    );
+    alone.command(
+        "what fails is told with its log",
+        "cd /etc/units && fleetctl start bad.service 2>&1; echo code $?",
+        |text| text.contains("failed on ") && text.contains("the reason") && text.contains("code 1"),
+    );
+    let pid = "systemctl show hello@1.service | grep main_pid";
+    alone.command(
+        "a restart of the agent restarts nothing",
+        &format!(
+            "before=$({pid}); sudo systemctl restart fleet.service; sleep 3; test \"$before\" = \"$({pid})\" && echo same"
+        ),
+        |text| text.contains("same"),
+    );
+    alone.command(
+        "destroyed units are gone",
+        "fleetctl destroy hello@1 && ls /run/fleet/units",
+        |text| text.starts_with("Destroyed hello@1.service\n") && !text.contains("hello@1"),
+    );
+    alone.power_off();
+    alone.switch_on();
+    alone.command_becomes(
+        "after a boot the unit is started again, once the store is there",
+        "systemctl is-active hello@2.service",
+        |text| text == "active\n",
+    );
+    alone.power_off();
+    alone.finish();
+}
