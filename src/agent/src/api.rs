@@ -38,7 +38,10 @@ pub(crate) struct Faces {
 impl Faces {
     /// The addresses of those with one.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.tcp.iter().filter_map(|l| l.local_addr().ok()).collect()
+        self.tcp
+            .iter()
+            .filter_map(|l| l.local_addr().ok())
+            .collect()
     }
 }
 
@@ -71,13 +74,16 @@ pub(crate) async fn serve(faces: Faces, shared: Arc<Shared>) -> Result<(), Agent
     let mut servers = JoinSet::new();
     let may_write = shared.settings.listen_for_writes;
     for listener in faces.tcp {
-        let address = listener.local_addr().map_or_else(|_| String::new(), |a| a.to_string());
+        let address = listener
+            .local_addr()
+            .map_or_else(|_| String::new(), |a| a.to_string());
         let router = router(Arc::clone(&shared), may_write);
         servers.spawn(async move { (address, axum::serve(listener, router).await) });
     }
     if let Some(listener) = faces.unix {
         let router = router(Arc::clone(&shared), true);
-        servers.spawn(async move { ("the socket".to_owned(), axum::serve(listener, router).await) });
+        servers
+            .spawn(async move { ("the socket".to_owned(), axum::serve(listener, router).await) });
     }
     match servers.join_next().await {
         Some(Ok((address, Err(err)))) => Err(AgentError::Listen { address, err }),
@@ -225,7 +231,9 @@ async fn put_unit(
     body: Bytes,
 ) -> Answer {
     face.check_writable()?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
     if kind != Some("application/json") {
         return Err(Refusal::new(
@@ -277,8 +285,7 @@ async fn patch_machines(State(face): State<Face>, body: Bytes) -> Answer {
     let changes = machines::parse_patch(&body)?;
     // Another's change in between is seen and taken in.
     for _ in 0..4 {
-        let (conditions, writes) =
-            face.read(|state| machines::patch(&state.registry, &changes))?;
+        let (conditions, writes) = face.read(|state| machines::patch(&state.registry, &changes))?;
         if face.write(&conditions, &writes).await? {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
@@ -320,11 +327,23 @@ async fn discovery(State(_): State<Face>) -> Response {
 async fn metrics(State(face): State<Face>) -> Response {
     let state = face.shared.state();
     let registry = &state.registry;
-    let placements: usize = registry.placements.values().map(std::collections::BTreeMap::len).sum();
+    let placements: usize = registry
+        .placements
+        .values()
+        .map(std::collections::BTreeMap::len)
+        .sum();
     let mut text = String::new();
     for (name, help, value) in [
-        ("orlop_fleet_machines", "Machines that are heard.", registry.present.len()),
-        ("orlop_fleet_units", "Units that are known.", registry.units.len()),
+        (
+            "orlop_fleet_machines",
+            "Machines that are heard.",
+            registry.present.len(),
+        ),
+        (
+            "orlop_fleet_units",
+            "Units that are known.",
+            registry.units.len(),
+        ),
         ("orlop_fleet_placements", "Units on machines.", placements),
         (
             "orlop_fleet_store_reachable",

@@ -128,7 +128,9 @@ impl Client {
 
     fn channel(&self) -> Option<(String, Channel)> {
         let current = self.current.lock().map_or(0, |current| *current);
-        self.channels.get(current % self.channels.len().max(1)).cloned()
+        self.channels
+            .get(current % self.channels.len().max(1))
+            .cloned()
     }
 
     fn go_on(&self) {
@@ -193,7 +195,8 @@ impl Client {
             };
             let answer = self
                 .request("read", |channel| async {
-                    let mut kv = KvClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+                    let mut kv =
+                        KvClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
                     kv.range(request).await
                 })
                 .await?
@@ -344,11 +347,7 @@ impl Watch {
 impl Condition {
     fn compare(&self) -> pb::Compare {
         let (key, target, union) = match self {
-            Self::Absent(key) => (
-                key,
-                CompareTarget::Create,
-                TargetUnion::CreateRevision(0),
-            ),
+            Self::Absent(key) => (key, CompareTarget::Create, TargetUnion::CreateRevision(0)),
             Self::CreatedAt(key, revision) => (
                 key,
                 CompareTarget::Create,

@@ -94,9 +94,8 @@ impl Engine {
             .take(BATCH / 2)
             .collect();
         if !forgotten.is_empty() {
-            let keys = |id: &&MachineId| {
-                [Key::Machine((*id).clone()), Key::Metadata((*id).clone())]
-            };
+            let keys =
+                |id: &&MachineId| [Key::Machine((*id).clone()), Key::Metadata((*id).clone())];
             let keys = forgotten.iter().flat_map(keys);
             batches.push(Batch {
                 fence_before: fence,
@@ -115,7 +114,10 @@ impl Engine {
             let mut placements = registry.placements.values();
             placements.any(|machines| machines.contains_key(id))
         };
-        registry.silence(id).is_some_and(|span| span >= FORGET_AFTER) && !keeps_units()
+        registry
+            .silence(id)
+            .is_some_and(|span| span >= FORGET_AFTER)
+            && !keeps_units()
     }
 
     /// When, by the store's clock, to decide again if nothing changes.
@@ -164,7 +166,8 @@ mod tests {
         }
         for n in 0..units {
             let unit = UnitName::parse(&format!("u{n}.service")).unwrap();
-            let content = br#"{"options":[{"section":"Service","name":"ExecStart","value":"/bin/a"}]}"#;
+            let content =
+                br#"{"options":[{"section":"Service","name":"ExecStart","value":"/bin/a"}]}"#;
             registry.apply(&Key::Unit(unit.clone()).to_string(), Some(content));
             registry.apply(&Key::Target(unit).to_string(), Some(b"launched"));
         }
@@ -209,16 +212,23 @@ mod tests {
         let batches = engine.decide(&registry);
         write(&mut registry, &batches);
         let id = MachineId::new("m1");
-        let change = registry.apply(&Key::Presence(id).to_string(), None).unwrap();
+        let change = registry
+            .apply(&Key::Presence(id).to_string(), None)
+            .unwrap();
         engine.changed(&registry, &change);
         assert_eq!(engine.decide(&registry), Vec::new(), "silence is not death");
         registry.set_clock(Duration::from_secs(4));
         assert_eq!(engine.decide(&registry), Vec::new());
         registry.set_clock(Duration::from_secs(5));
         let batches = engine.decide(&registry);
-        assert_eq!(batches[0].writes.len(), 5, "two go, two come, and the number");
+        assert_eq!(
+            batches[0].writes.len(),
+            5,
+            "two go, two come, and the number"
+        );
         // Lost on the way: what the store says counts.
-        let change = Change::Placement(UnitName::parse("u0.service").unwrap(), MachineId::new("m1"));
+        let change =
+            Change::Placement(UnitName::parse("u0.service").unwrap(), MachineId::new("m1"));
         engine.changed(&registry, &change);
         assert_eq!(engine.decide(&registry), batches);
     }

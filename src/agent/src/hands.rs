@@ -289,7 +289,14 @@ mod tests {
             });
             let files = self.files.keys().cloned().collect();
             let observed = observed.collect();
-            plan(wanted, &self.last, &files, &observed, &BTreeSet::new(), returning)
+            plan(
+                wanted,
+                &self.last,
+                &files,
+                &observed,
+                &BTreeSet::new(),
+                returning,
+            )
         }
 
         fn carry_out(&mut self, plan: &Plan) {
@@ -383,7 +390,11 @@ mod tests {
         ]);
         let plan = node.plan(&new, true);
         assert!(plan.evicting);
-        let first: Vec<_> = plan.chains.iter().map(|(u, c)| (u.as_str(), &c.steps[0])).collect();
+        let first: Vec<_> = plan
+            .chains
+            .iter()
+            .map(|(u, c)| (u.as_str(), &c.steps[0]))
+            .collect();
         assert_eq!(
             first,
             [("a.service", &Step::Stop), ("b.service", &Step::Stop)]
@@ -392,7 +403,10 @@ mod tests {
         assert!(node.running.is_empty() && node.files.is_empty());
         assert!(!node.plan(&new, true).evicting);
         node.settle(&new);
-        assert_eq!(node.starts[2..], [(unit("a.service"), 7), (unit("c.service"), 8)]);
+        assert_eq!(
+            node.starts[2..],
+            [(unit("a.service"), 7), (unit("c.service"), 8)]
+        );
     }
 
     #[test]

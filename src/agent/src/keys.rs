@@ -40,9 +40,8 @@ impl Key {
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = text.strip_prefix(PREFIX)?.split_once('/')?;
         let unit = |text: &str| UnitName::parse(text).ok().filter(|n| n.as_str() == text);
-        let machine = |text: &str| {
-            (!text.is_empty() && !text.contains('/')).then(|| MachineId::new(text))
-        };
+        let machine =
+            |text: &str| (!text.is_empty() && !text.contains('/')).then(|| MachineId::new(text));
         let both = || {
             let (name, id) = rest.split_once('/')?;
             Some((unit(name)?, machine(id)?))

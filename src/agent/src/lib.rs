@@ -10,12 +10,12 @@
 
 pub mod agent;
 pub mod api;
+pub mod client;
 pub mod engine;
 pub mod facts;
 pub mod hands;
 pub mod keys;
-pub mod supervisor;
 pub mod records;
 pub mod registry;
 pub mod services;
-pub mod client;
+pub mod supervisor;

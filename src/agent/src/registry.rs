@@ -235,7 +235,9 @@ impl Registry {
     pub fn scheduler(&self) -> Scheduler {
         let mut scheduler = Scheduler::new();
         for id in self.machines.keys() {
-            self.machine(id).into_iter().for_each(|m| scheduler.set_machine(m));
+            self.machine(id)
+                .into_iter()
+                .for_each(|m| scheduler.set_machine(m));
         }
         for (unit, machines) in &self.placements {
             for (machine, fence) in machines {
@@ -247,7 +249,9 @@ impl Registry {
             }
         }
         for unit in self.units.keys() {
-            self.job(unit).into_iter().for_each(|j| scheduler.set_unit(j));
+            self.job(unit)
+                .into_iter()
+                .for_each(|j| scheduler.set_unit(j));
         }
         scheduler.set_last_fence(self.fence);
         scheduler
@@ -377,6 +381,12 @@ mod tests {
         let mut scheduler = registry.scheduler();
         assert_eq!(scheduler.decide(registry.now()).len(), 1);
         let unit = UnitName::parse("b.service").unwrap();
-        assert!(registry.units[&unit].file.as_ref().unwrap_err().contains("Memory"));
+        assert!(
+            registry.units[&unit]
+                .file
+                .as_ref()
+                .unwrap_err()
+                .contains("Memory")
+        );
     }
 }

@@ -59,7 +59,12 @@ mod tests {
         let unit = UnitName::parse("web@1.service").unwrap();
         let text = format!("[Service]\nExecStart=/bin/a\n[X-Fleet]\n{section}\n");
         let file = UnitFile::parse(&unit, &text).unwrap();
-        published(&unit, &file, &MachineId::new("0123456789abcdef"), "10.0.0.7")
+        published(
+            &unit,
+            &file,
+            &MachineId::new("0123456789abcdef"),
+            "10.0.0.7",
+        )
     }
 
     #[test]

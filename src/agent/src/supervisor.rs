@@ -56,7 +56,10 @@ impl Pid1 {
         };
         match text(&answer, "result").as_str() {
             "done" | "skipped" => Ok(()),
-            result => Err(format!("{verb} ended with {result}: {}", text(&answer, "message"))),
+            result => Err(format!(
+                "{verb} ended with {result}: {}",
+                text(&answer, "message")
+            )),
         }
     }
 }
@@ -68,8 +71,7 @@ fn text(value: &Value, key: &str) -> String {
 
 impl Supervisor for Pid1 {
     fn list(&self) -> Result<BTreeMap<UnitName, Observed>, String> {
-        let answer =
-            Self::call("List", &json!({ "all": false })).map_err(|err| err.to_string())?;
+        let answer = Self::call("List", &json!({ "all": false })).map_err(|err| err.to_string())?;
         let units = answer.get("units").and_then(Value::as_array);
         let entry = |unit: &Value| {
             let name = UnitName::parse(&text(unit, "name")).ok()?;

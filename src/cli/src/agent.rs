@@ -49,11 +49,7 @@ struct Flags {
     #[arg(long, value_name = "DIRECTORY", default_value = "/run/fleet/units")]
     units_directory: PathBuf,
     /// Where the last assignment is kept
-    #[arg(
-        long,
-        value_name = "DIRECTORY",
-        default_value = "/var/lib/orlop/agent"
-    )]
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/orlop/agent")]
     state_directory: PathBuf,
     /// Never lead the scheduler
     #[arg(long, visible_alias = "disable-engine")]
@@ -106,9 +102,10 @@ fn settings(
         .unwrap_or_else(|| "http://127.0.0.1:2379".to_owned());
     let metadata = metadata(&from(flags.metadata, "FLEET_METADATA").unwrap_or_default())?;
     let public_ip = match (flags.public_ip, environment("FLEET_PUBLIC_IP")) {
-        (None, Some(text)) if !text.is_empty() => {
-            Some(text.parse().map_err(|_| format!("{text:?} is no address"))?)
-        }
+        (None, Some(text)) if !text.is_empty() => Some(
+            text.parse()
+                .map_err(|_| format!("{text:?} is no address"))?,
+        ),
         (flag, _) => flag,
     };
     let machine_id = flags
@@ -145,7 +142,10 @@ fn settings(
 }
 
 fn metadata(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pairs = text
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() && !value.is_empty() && !value.contains('=') => {

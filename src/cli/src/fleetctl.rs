@@ -20,13 +20,37 @@ use http::{Endpoint, Http};
 
 /// Flags that stand before the command; in the environment `FLEETCTL_` and the name in capitals.
 const GLOBAL: &[Flag] = &[
-    Flag::value("endpoint", "unix:///run/fleet.sock", "where the API is: unix:///PATH or http://ADDRESS:PORT"),
-    Flag::value("driver", "API", "API; etcd is not supported: any machine's API will do"),
-    Flag::value("tunnel", "", "HOST[:PORT]: reach the API and the machines by ssh through this one"),
+    Flag::value(
+        "endpoint",
+        "unix:///run/fleet.sock",
+        "where the API is: unix:///PATH or http://ADDRESS:PORT",
+    ),
+    Flag::value(
+        "driver",
+        "API",
+        "API; etcd is not supported: any machine's API will do",
+    ),
+    Flag::value(
+        "tunnel",
+        "",
+        "HOST[:PORT]: reach the API and the machines by ssh through this one",
+    ),
     Flag::value("ssh-username", "core", "the user on other machines"),
-    Flag::value("ssh-timeout", "10.0", "seconds until a connection by ssh fails"),
-    Flag::value("known-hosts-file", "~/.fleetctl/known_hosts", "hosts' keys for ssh"),
-    Flag::switch("strict-host-key-checking", "true", "refuse hosts whose key has changed"),
+    Flag::value(
+        "ssh-timeout",
+        "10.0",
+        "seconds until a connection by ssh fails",
+    ),
+    Flag::value(
+        "known-hosts-file",
+        "~/.fleetctl/known_hosts",
+        "hosts' keys for ssh",
+    ),
+    Flag::switch(
+        "strict-host-key-checking",
+        "true",
+        "refuse hosts whose key has changed",
+    ),
     Flag::value("request-timeout", "3.0", "seconds until a request fails"),
     Flag::ignored("etcd-key-prefix"),
     Flag::ignored("etcd-keyfile"),
@@ -42,7 +66,11 @@ const GLOBAL: &[Flag] = &[
 ];
 
 const NO_BLOCK: Flag = Flag::switch("no-block", "false", "do not wait for the outcome");
-const ATTEMPTS: Flag = Flag::value("block-attempts", "0", "wait this often for 2 s; 0 stands for 5 min");
+const ATTEMPTS: Flag = Flag::value(
+    "block-attempts",
+    "0",
+    "wait this often for 2 s; 0 stands for 5 min",
+);
 const REPLACE: Flag = Flag::switch("replace", "false", "replace a unit of other content");
 const SIGN: Flag = Flag::ignored_switch("sign");
 const FULL: Flag = Flag::switch("full", "false", "do not shorten");
@@ -99,21 +127,36 @@ const COMMANDS: &[Command] = &[
         name: "list-machines",
         usage: "",
         summary: "the machines that are heard",
-        flags: &[FULL, SHORT_FULL, NO_LEGEND, Flag::value("fields", list::MACHINE_FIELDS, "columns")],
+        flags: &[
+            FULL,
+            SHORT_FULL,
+            NO_LEGEND,
+            Flag::value("fields", list::MACHINE_FIELDS, "columns"),
+        ],
         run: list::machines,
     },
     Command {
         name: "list-unit-files",
         usage: "",
         summary: "the units that are known, and what is wanted of them",
-        flags: &[FULL, SHORT_FULL, NO_LEGEND, Flag::value("fields", list::FILE_FIELDS, "columns")],
+        flags: &[
+            FULL,
+            SHORT_FULL,
+            NO_LEGEND,
+            Flag::value("fields", list::FILE_FIELDS, "columns"),
+        ],
         run: list::unit_files,
     },
     Command {
         name: "list-units",
         usage: "",
         summary: "units on machines, and those that wait for one",
-        flags: &[FULL, SHORT_FULL, NO_LEGEND, Flag::value("fields", list::UNIT_FIELDS, "columns")],
+        flags: &[
+            FULL,
+            SHORT_FULL,
+            NO_LEGEND,
+            Flag::value("fields", list::UNIT_FIELDS, "columns"),
+        ],
         run: list::units,
     },
     Command {
@@ -217,7 +260,10 @@ const COMMANDS: &[Command] = &[
 
 /// Runs `fleetctl`: 0 when it is done, 1 when it came to nothing, 2 for a wrong call.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
-    let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = args
+        .iter()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
     let prepared = match prepare(&words, |name| std::env::var(name).ok()) {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return help(),
@@ -245,7 +291,10 @@ fn prepare(
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(&'static Command, Context)>> {
     let (global, rest) = flags::parse(GLOBAL, words, true, |name| {
-        environment(&format!("FLEETCTL_{}", name.to_uppercase().replace('-', "_")))
+        environment(&format!(
+            "FLEETCTL_{}",
+            name.to_uppercase().replace('-', "_")
+        ))
     })?;
     let asks_version = global.is_set("version");
     let Some((word, rest)) = rest.split_first().filter(|_| !global.is_set("help")) else {
@@ -324,25 +373,39 @@ fn http(global: &Values) -> Result<Http> {
 impl Context {
     /// A request whose answer must be one of success; fleet's message otherwise.
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = self.http.request(method, &format!("/fleet/v1{path}"), body)?;
+        let answer = self
+            .http
+            .request(method, &format!("/fleet/v1{path}"), body)?;
         if answer.status < 300 {
             return Ok(answer.body);
         }
-        let message = answer.body.pointer("/error/message").and_then(Value::as_str);
-        Err(anyhow!("{}", message.unwrap_or("the API refused without a word"))
-            .context(format!("{method} {path}: {}", answer.status)))
+        let message = answer
+            .body
+            .pointer("/error/message")
+            .and_then(Value::as_str);
+        Err(
+            anyhow!("{}", message.unwrap_or("the API refused without a word"))
+                .context(format!("{method} {path}: {}", answer.status)),
+        )
     }
 
     /// The same, or nothing when it is not there.
     fn find(&self, path: &str) -> Result<Option<Value>> {
-        let answer = self.http.request("GET", &format!("/fleet/v1{path}"), None)?;
+        let answer = self
+            .http
+            .request("GET", &format!("/fleet/v1{path}"), None)?;
         match answer.status {
             404 => Ok(None),
             status if status < 300 => Ok(Some(answer.body)),
             status => {
-                let message = answer.body.pointer("/error/message").and_then(Value::as_str);
-                Err(anyhow!("{}", message.unwrap_or("the API refused without a word"))
-                    .context(format!("GET {path}: {status}")))
+                let message = answer
+                    .body
+                    .pointer("/error/message")
+                    .and_then(Value::as_str);
+                Err(
+                    anyhow!("{}", message.unwrap_or("the API refused without a word"))
+                        .context(format!("GET {path}: {status}")),
+                )
             }
         }
     }
@@ -353,7 +416,8 @@ impl Context {
         let mut token = String::new();
         loop {
             let page = self.call("GET", &format!("/{what}{token}"), None)?;
-            if let Some(Value::Array(part)) = page.get(if what == "state" { "states" } else { what })
+            if let Some(Value::Array(part)) =
+                page.get(if what == "state" { "states" } else { what })
             {
                 all.extend(part.iter().cloned());
             }
@@ -403,9 +467,17 @@ mod tests {
 
     #[test]
     fn commands_may_be_shortened_and_flags_come_as_in_go() {
-        let (name, context) =
-            prepared(&["-endpoint", "unix:///x", "list-unit-", "--full", "-no-legend=true"], &[])
-                .unwrap();
+        let (name, context) = prepared(
+            &[
+                "-endpoint",
+                "unix:///x",
+                "list-unit-",
+                "--full",
+                "-no-legend=true",
+            ],
+            &[],
+        )
+        .unwrap();
         assert_eq!(name, "list-unit-files");
         assert!(context.flags.is_set("full") && context.flags.is_set("no-legend"));
         assert_eq!(context.http.endpoint, Endpoint::Unix("/x".into()));
@@ -416,7 +488,10 @@ mod tests {
 
     #[test]
     fn the_environment_counts_where_no_flag_is_given() {
-        let environment = [("FLEETCTL_ENDPOINT", "unix:///env"), ("FLEETCTL_SSH_USERNAME", "me")];
+        let environment = [
+            ("FLEETCTL_ENDPOINT", "unix:///env"),
+            ("FLEETCTL_SSH_USERNAME", "me"),
+        ];
         let (_, context) = prepared(&["list-machines"], &environment).unwrap();
         assert_eq!(context.http.endpoint, Endpoint::Unix("/env".into()));
         assert_eq!(context.global.get("ssh-username"), "me");

@@ -56,22 +56,20 @@ fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
     alone.command("the log is there", "fleetctl journal hello@1", |text| {
         text.contains("hello 1")
     });
-    alone.command(
-        "status is systemctl's",
-        "fleetctl status hello@1",
-        |text| text.contains("hello@1.service"),
-    );
+    alone.command("status is systemctl's", "fleetctl status hello@1", |text| {
+        text.contains("hello@1.service")
+    });
     alone.command(
         "what does not fit is told",
         "cd /etc/units && fleetctl start large.service 2>&1; echo code $?; fleetctl why large",
-        |text| {
-            text.matches("insufficient memory: asks 1T").count() == 2 && text.contains("code 1")
-        },
+        |text| text.matches("insufficient memory: asks 1T").count() == 2 && text.contains("code 1"),
     );
     alone.command(
         "what fails is told with its log",
         "cd /etc/units && fleetctl start bad.service 2>&1; echo code $?",
-        |text| text.contains("failed on ") && text.contains("the reason") && text.contains("code 1"),
+        |text| {
+            text.contains("failed on ") && text.contains("the reason") && text.contains("code 1")
+        },
     );
     let pid = "systemctl show hello@1.service | grep main_pid";
     alone.command(

@@ -47,7 +47,10 @@ pub(super) async fn keep_presence(shared: &Shared) {
 }
 
 async fn register(shared: &Shared) -> Result<i64, ClientError> {
-    let lease = shared.client.grant(shared.settings.timing.presence_ttl).await?;
+    let lease = shared
+        .client
+        .grant(shared.settings.timing.presence_ttl)
+        .await?;
     let record = serde_json::to_string(&shared.settings.facts).unwrap_or_default();
     let writes = [
         Write::Put(Key::Machine(shared.id.clone()).to_string(), record, 0),
@@ -300,9 +303,8 @@ impl Duty {
                 continue;
             };
             let observed = self.observed.get(&unit).unwrap_or(&none);
-            let or = |text: &str, other: &str| {
-                if text.is_empty() { other } else { text }.to_owned()
-            };
+            let or =
+                |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
             let report = UnitState {
                 load: or(&observed.load, "loaded"),
                 active: or(&observed.active, "inactive"),
@@ -343,7 +345,12 @@ fn take_steps(shared: &Shared, unit: UnitName, chain: Chain) -> Ended {
     let mut at_start = false;
     for step in &chain.steps {
         at_start = *step == Step::Start;
-        outcome = take_step(&*shared.supervisor, &shared.settings.units_directory, &unit, step);
+        outcome = take_step(
+            &*shared.supervisor,
+            &shared.settings.units_directory,
+            &unit,
+            step,
+        );
         if outcome.is_err() {
             break;
         }
@@ -363,9 +370,10 @@ fn take_step(
     step: &Step,
 ) -> Result<(), String> {
     let remove = |file: &str| match std::fs::remove_file(directory.join(file)) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {err}", directory.join(file).display()))
-        }
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(format!(
+            "cannot remove {}: {err}",
+            directory.join(file).display()
+        )),
         _ => Ok(()),
     };
     match step {

@@ -56,13 +56,12 @@ pub(super) async fn campaign(shared: &Shared) {
 }
 
 async fn elect(shared: &Shared) -> Result<Option<Term>, ClientError> {
-    let lease = shared.client.grant(shared.settings.timing.leader_ttl).await?;
+    let lease = shared
+        .client
+        .grant(shared.settings.timing.leader_ttl)
+        .await?;
     let absent = [Condition::Absent(LEADER.to_owned())];
-    let put = [Write::Put(
-        LEADER.to_owned(),
-        shared.id.to_string(),
-        lease,
-    )];
+    let put = [Write::Put(LEADER.to_owned(), shared.id.to_string(), lease)];
     match shared.client.transact(&absent, &put).await {
         Ok((true, created)) => Ok(Some(Term { lease, created })),
         Ok((false, _)) => {

@@ -21,7 +21,10 @@ pub(super) async fn follow(shared: &Shared) {
         {
             let mut state = shared.state();
             if state.synced {
-                log::warn!("the store is out of reach, units run on: {}", chain(&broken));
+                log::warn!(
+                    "the store is out of reach, units run on: {}",
+                    chain(&broken)
+                );
             }
             state.synced = false;
         }
@@ -50,10 +53,7 @@ async fn read(shared: &Shared) -> Result<i64, ClientError> {
     Ok(revision)
 }
 
-async fn watch(
-    shared: &Shared,
-    revision: i64,
-) -> Result<std::convert::Infallible, ClientError> {
+async fn watch(shared: &Shared, revision: i64) -> Result<std::convert::Infallible, ClientError> {
     let mut watch = shared.client.watch(PREFIX, revision + 1).await?;
     loop {
         let (events, revision) = watch.next().await?;

@@ -13,7 +13,10 @@ use crate::registry::Registry;
 
 /// The machines that are heard.
 pub(super) fn list(registry: &Registry) -> Vec<Value> {
-    let heard = registry.machines.iter().filter(|(id, _)| registry.present.contains(id));
+    let heard = registry
+        .machines
+        .iter()
+        .filter(|(id, _)| registry.present.contains(id));
     heard
         .map(|(id, record)| {
             json!({
@@ -47,9 +50,7 @@ pub(super) fn parse_patch(body: &[u8]) -> Result<Changes, Refusal> {
             .strip_prefix('/')
             .and_then(|rest| rest.split_once("/metadata/"))
             .filter(|(id, key)| !id.is_empty() && !id.contains('/') && is_key(key))
-            .ok_or_else(|| {
-                Refusal::bad(format!("{path:?} is no path such as /ID/metadata/KEY"))
-            })?;
+            .ok_or_else(|| Refusal::bad(format!("{path:?} is no path such as /ID/metadata/KEY")))?;
         let value = match operation.op.as_str() {
             "remove" => String::new(),
             "add" | "replace" => operation

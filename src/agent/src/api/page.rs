@@ -96,7 +96,9 @@ pub(super) fn value(query: Option<&str>, key: &str) -> Option<String> {
             other => bytes.push(other),
         }
     }
-    String::from_utf8(bytes).ok().filter(|value| !value.is_empty())
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

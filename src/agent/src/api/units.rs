@@ -16,7 +16,11 @@ pub(super) fn parse_name(name: &str) -> Result<UnitName, Refusal> {
 }
 
 pub(super) fn list(registry: &Registry) -> Vec<Value> {
-    registry.units.keys().filter_map(|unit| one(registry, unit)).collect()
+    registry
+        .units
+        .keys()
+        .filter_map(|unit| one(registry, unit))
+        .collect()
 }
 
 pub(super) fn one(registry: &Registry, unit: &UnitName) -> Option<Value> {
@@ -45,11 +49,7 @@ pub(super) fn one(registry: &Registry, unit: &UnitName) -> Option<Value> {
 }
 
 /// Reports, of one machine or one unit where that is asked for.
-pub(super) fn states(
-    registry: &Registry,
-    machine: Option<&str>,
-    unit: Option<&str>,
-) -> Vec<Value> {
+pub(super) fn states(registry: &Registry, machine: Option<&str>, unit: Option<&str>) -> Vec<Value> {
     let mut all = Vec::new();
     for (name, machines) in &registry.states {
         if unit.is_some_and(|unit| unit != name.as_str()) {
@@ -108,7 +108,9 @@ impl Put {
         let body: Body = serde_json::from_slice(body)
             .map_err(|err| Refusal::bad(format!("the body cannot be read: {err}")))?;
         if !body.name.is_empty() && UnitName::parse(&body.name).as_ref() != Ok(unit) {
-            return Err(Refusal::bad("name in URL differs from unit name in request body"));
+            return Err(Refusal::bad(
+                "name in URL differs from unit name in request body",
+            ));
         }
         let target = Target::from_word(&body.desired_state).ok_or_else(|| {
             Refusal::bad(format!(
@@ -146,7 +148,9 @@ impl Put {
         );
         let same = known.is_some_and(|entry| {
             let hash = entry.file.as_ref().ok().map(|file| &file.hash);
-            self.file.as_ref().is_none_or(|file| Some(&file.hash) == hash)
+            self.file
+                .as_ref()
+                .is_none_or(|file| Some(&file.hash) == hash)
         });
         if same {
             return Ok(Plan {

@@ -50,7 +50,11 @@ impl Made {
 
     pub(crate) fn break_unit(&self, unit: &str) {
         let unit = UnitName::parse(unit).expect("a unit's name");
-        self.processes.lock().expect("the processes").broken.insert(unit);
+        self.processes
+            .lock()
+            .expect("the processes")
+            .broken
+            .insert(unit);
     }
 }
 
@@ -141,7 +145,9 @@ impl Machine {
             stop: Some(stop),
             thread: Some(thread),
         });
-        let addresses = addresses.recv_timeout(PATIENCE).expect("the agent is ready");
+        let addresses = addresses
+            .recv_timeout(PATIENCE)
+            .expect("the agent is ready");
         self.api = addresses.first().copied();
     }
 
@@ -262,7 +268,11 @@ impl Cluster {
 
     pub(crate) fn target(&self, name: &str, target: &str) {
         let unit = UnitName::parse(name).expect("a unit's name");
-        self.write(&[Write::Put(Key::Target(unit).to_string(), target.to_owned(), 0)]);
+        self.write(&[Write::Put(
+            Key::Target(unit).to_string(),
+            target.to_owned(),
+            0,
+        )]);
     }
 
     pub(crate) fn destroy(&self, name: &str) {
@@ -280,7 +290,9 @@ impl Cluster {
             .block_on(self.client.read_all(prefix))
             .expect("the store answers");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        keys.into_iter().map(|kv| (text(kv.key), text(kv.value))).collect()
+        keys.into_iter()
+            .map(|kv| (text(kv.key), text(kv.value)))
+            .collect()
     }
 
     /// A request to the first machine's API: the status and the body.
@@ -292,10 +304,15 @@ impl Cluster {
             "{method} /fleet/v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        stream.write_all(request.as_bytes()).expect("send the request");
+        stream
+            .write_all(request.as_bytes())
+            .expect("send the request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read the answer");
-        let status = answer.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+        let status = answer
+            .split_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok());
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         (status.expect("a status"), body.to_owned())
     }

@@ -64,7 +64,10 @@ fn units_are_spread_started_stopped_and_destroyed(kind: Kind) {
             && c.keys("/orlop/fleet/state/web@2.service/").is_empty()
     });
     // A start that fails is told and not tried again.
-    cluster.machines.iter().for_each(|m| m.supervisor.break_unit("bad.service"));
+    cluster
+        .machines
+        .iter()
+        .for_each(|m| m.supervisor.break_unit("bad.service"));
     cluster.submit("bad.service", "", "launched");
     cluster.until("the failure is reported", |c| {
         let states = c.keys("/orlop/fleet/state/bad.service/");
@@ -72,7 +75,10 @@ fn units_are_spread_started_stopped_and_destroyed(kind: Kind) {
     });
     let starts = |c: &Cluster| {
         let events = c.events();
-        events.iter().filter(|(_, word, unit)| *word == "start" && unit == "bad.service").count()
+        events
+            .iter()
+            .filter(|(_, word, unit)| *word == "start" && unit == "bad.service")
+            .count()
     };
     assert_eq!(starts(&cluster), 1);
 }
@@ -83,7 +89,10 @@ fn a_cut_off_machine_runs_on_and_stops_what_was_moved_when_it_returns(kind: Kind
         cluster.submit(&format!("u{n}.service"), "", "launched");
     }
     let total = |c: &Cluster| -> usize {
-        c.machines.iter().map(|m| m.supervisor.running().len()).sum()
+        c.machines
+            .iter()
+            .map(|m| m.supervisor.running().len())
+            .sum()
     };
     cluster.until("all run", |c| total(c) == 6);
     let cut = 2;
@@ -106,7 +115,9 @@ fn a_cut_off_machine_runs_on_and_stops_what_was_moved_when_it_returns(kind: Kind
     let events = cluster.events();
     let stops: Vec<_> = events[before + 2..].iter().collect();
     assert!(
-        stops.iter().all(|(machine, word, _)| machine == "m2" && *word == "stop"),
+        stops
+            .iter()
+            .all(|(machine, word, _)| machine == "m2" && *word == "stop"),
         "{stops:?}"
     );
 }
@@ -116,10 +127,11 @@ fn a_store_that_is_away_stops_and_moves_nothing(kind: Kind) {
     for n in 1..=6 {
         cluster.submit(&format!("u{n}.service"), "", "launched");
     }
-    let running = |c: &Cluster| -> Vec<_> {
-        c.machines.iter().map(|m| m.supervisor.running()).collect()
-    };
-    cluster.until("all run", |c| running(c).iter().map(BTreeSet::len).sum::<usize>() == 6);
+    let running =
+        |c: &Cluster| -> Vec<_> { c.machines.iter().map(|m| m.supervisor.running()).collect() };
+    cluster.until("all run", |c| {
+        running(c).iter().map(BTreeSet::len).sum::<usize>() == 6
+    });
     let (before, events) = (running(&cluster), cluster.events());
     cluster.store.kill();
     // Longer than any lease, and than the time after which a machine is lost.
@@ -170,7 +182,9 @@ fn a_lost_machine_is_replaced_and_starts_nothing_of_its_own_when_it_boots(kind: 
     let events = cluster.events().len();
     cluster.machines[lost].start_agent();
     cluster.submit("c.service", "MachineMetadata=number=1", "launched");
-    cluster.until("the machine is there again", |c| c.on("c.service") == [lost]);
+    cluster.until("the machine is there again", |c| {
+        c.on("c.service") == [lost]
+    });
     assert_eq!(cluster.events().len(), events + 1, "{:?}", cluster.events());
     assert_eq!(cluster.on(&moved), [0]);
 }
@@ -182,13 +196,21 @@ fn the_api_takes_units_and_says_why_they_wait(kind: Kind) {
         {"section":"X-Fleet","name":"Memory","value":"MEMORY"}]}"#;
     let fits = unit.replace("MEMORY", "10M");
     assert_eq!(cluster.api("PUT", "/units/a.service", &fits).0, 201);
-    assert_eq!(cluster.api("PUT", "/units/a.service", &fits).0, 204, "the same again");
+    assert_eq!(
+        cluster.api("PUT", "/units/a.service", &fits).0,
+        204,
+        "the same again"
+    );
     let large = unit.replace("MEMORY", "4G");
     assert_eq!(cluster.api("PUT", "/units/big.service", &large).0, 201);
     for (path, body, code) in [
         ("/units/none.service", r#"{"desiredState":"launched"}"#, 409),
         ("/units/a.service", r#"{"desiredState":"running"}"#, 400),
-        ("/units/a.service", r#"{"name":"b.service","desiredState":"loaded"}"#, 400),
+        (
+            "/units/a.service",
+            r#"{"name":"b.service","desiredState":"loaded"}"#,
+            400,
+        ),
         ("/units/a.zip", r#"{"desiredState":"loaded"}"#, 400),
         ("/units/bad.service", &unit.replace("MEMORY", "lots"), 400),
         ("/units/t@.service", &fits, 400),
@@ -212,7 +234,9 @@ fn the_api_takes_units_and_says_why_they_wait(kind: Kind) {
     // A word about a machine's metadata lets a unit that waits for it run.
     cluster.submit("ssd.service", "MachineMetadata=disk=ssd", "launched");
     cluster.until("it waits", |c| {
-        c.api("GET", "/why/ssd.service", "").1.contains("metadata disk=ssd not present")
+        c.api("GET", "/why/ssd.service", "")
+            .1
+            .contains("metadata disk=ssd not present")
     });
     let patch = r#"[{"op":"add","path":"/m1/metadata/disk","value":"ssd"}]"#;
     assert_eq!(cluster.api("PATCH", "/machines", patch).0, 204);

@@ -66,7 +66,12 @@ fn spawn(kind: Kind, directory: &Path, address: SocketAddr) -> Child {
             let mut command = Command::new("etcd");
             command
                 .args(["--name", "one", "--logger", "zap", "--log-level", "error"])
-                .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+                .args([
+                    "--listen-client-urls",
+                    &url,
+                    "--advertise-client-urls",
+                    &url,
+                ])
                 .args(["--listen-peer-urls", &peer])
                 .args(["--initial-advertise-peer-urls", "http://localhost:2380"])
                 .args(["--initial-cluster", "one=http://localhost:2380"])

@@ -25,7 +25,11 @@ enum Effect {
 }
 
 impl Flag {
-    pub(super) const fn value(name: &'static str, default: &'static str, help: &'static str) -> Self {
+    pub(super) const fn value(
+        name: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
         Self {
             name,
             switch: false,
@@ -35,7 +39,11 @@ impl Flag {
         }
     }
 
-    pub(super) const fn switch(name: &'static str, default: &'static str, help: &'static str) -> Self {
+    pub(super) const fn switch(
+        name: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
         Self {
             switch: true,
             ..Self::value(name, default, help)

@@ -48,7 +48,9 @@ impl Endpoint {
             return Ok(Self::Unix(path.to_owned()));
         }
         let Some(rest) = text.strip_prefix("http://") else {
-            bail!("{text:?} is no endpoint such as unix:///run/fleet.sock or http://127.0.0.1:49153");
+            bail!(
+                "{text:?} is no endpoint such as unix:///run/fleet.sock or http://127.0.0.1:49153"
+            );
         };
         let address = rest.trim_end_matches('/').replace("localhost", "127.0.0.1");
         let address = address
@@ -144,7 +146,9 @@ impl Http {
         }
         request.push_str("\r\n");
         request.push_str(&body);
-        stream.write_all(request.as_bytes()).context("send the request")?;
+        stream
+            .write_all(request.as_bytes())
+            .context("send the request")?;
         stream.flush().context("send the request")?;
         let mut text = Vec::new();
         let mut part = [0_u8; 8192];

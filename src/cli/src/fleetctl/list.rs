@@ -66,7 +66,12 @@ fn print(
     known: &[&str],
     rows: Vec<BTreeMap<&'static str, String>>,
 ) -> Result<ExitCode> {
-    let fields: Vec<&str> = context.flags.get("fields").split(',').filter(|f| !f.is_empty()).collect();
+    let fields: Vec<&str> = context
+        .flags
+        .get("fields")
+        .split(',')
+        .filter(|f| !f.is_empty())
+        .collect();
     if fields.is_empty() {
         bail!("Must define output format");
     }
@@ -92,7 +97,9 @@ pub(super) fn machines(context: &Context) -> Result<ExitCode> {
             eprintln!("Error retrieving list of active machines from fleet API ({err:#})");
             eprintln!("Possible issues:");
             eprintln!("\torlop-agent.service does not run on this machine");
-            eprintln!("\tthe agent cannot reach the store: see `journalctl -u orlop-agent.service`");
+            eprintln!(
+                "\tthe agent cannot reach the store: see `journalctl -u orlop-agent.service`"
+            );
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -136,14 +143,18 @@ pub(super) fn units(context: &Context) -> Result<ExitCode> {
             ("load", or_dash(text(&state, "systemdLoadState"))),
             ("active", or_dash(text(&state, "systemdActiveState"))),
             ("sub", or_dash(text(&state, "systemdSubState"))),
-            ("machine", machine_name(id, addresses.get(id).map(String::as_str), full)),
+            (
+                "machine",
+                machine_name(id, addresses.get(id).map(String::as_str), full),
+            ),
             ("hash", hash(text(&state, "hash"))),
         ]));
     }
     // What is to run and has no machine is not left out.
     for unit in context.list("units")? {
         let name = text(&unit, "name");
-        let waits = text(&unit, "desiredState") != "inactive" && text(&unit, "machineID").is_empty();
+        let waits =
+            text(&unit, "desiredState") != "inactive" && text(&unit, "machineID").is_empty();
         let file = file(&unit);
         let global = file.as_ref().is_some_and(|f| f.constraints.global);
         if waits && !global && !seen.contains(name) {
@@ -163,7 +174,12 @@ pub(super) fn units(context: &Context) -> Result<ExitCode> {
 
 pub(super) fn unit_files(context: &Context) -> Result<ExitCode> {
     let full = is_full(context);
-    if context.flags.get("fields").split(',').any(|f| f == "tmachine") {
+    if context
+        .flags
+        .get("fields")
+        .split(',')
+        .any(|f| f == "tmachine")
+    {
         eprintln!("WARNING: The \"tmachine\" field is deprecated. Use \"target\" instead");
     }
     let addresses = addresses(context)?;
@@ -178,7 +194,11 @@ pub(super) fn unit_files(context: &Context) -> Result<ExitCode> {
             let end = if full { hash.len() } else { hash.len().min(7) };
             let machine = machine_name(id, addresses.get(id).map(String::as_str), full);
             let target = if global { "global".to_owned() } else { machine };
-            let state = if global { "" } else { text(unit, "currentState") };
+            let state = if global {
+                ""
+            } else {
+                text(unit, "currentState")
+            };
             let description = file.as_ref().and_then(|f| f.value("Unit", "Description"));
             BTreeMap::from([
                 ("unit", text(unit, "name").to_owned()),
@@ -193,6 +213,8 @@ pub(super) fn unit_files(context: &Context) -> Result<ExitCode> {
         })
         .collect();
     rows.sort_unstable_by(|a, b| a.get("unit").cmp(&b.get("unit")));
-    let known = ["unit", "hash", "dstate", "state", "target", "global", "desc", "tmachine"];
+    let known = [
+        "unit", "hash", "dstate", "state", "target", "global", "desc", "tmachine",
+    ];
     print(context, &known, rows)
 }

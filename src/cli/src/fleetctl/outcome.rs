@@ -66,13 +66,21 @@ pub(super) fn wait(context: &Context, units: &[UnitName], awaited: Awaited) -> R
         "" => 0,
         text => text.parse().context("--block-attempts takes a number")?,
     };
-    let patience = if attempts == 0 { PATIENCE } else { ATTEMPT * attempts };
+    let patience = if attempts == 0 {
+        PATIENCE
+    } else {
+        ATTEMPT * attempts
+    };
     let end = Instant::now() + patience;
     let mut failed = false;
     for unit in units {
         failed |= !wait_for(context, unit, awaited, end)?;
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn wait_for(context: &Context, unit: &UnitName, awaited: Awaited, end: Instant) -> Result<bool> {
@@ -94,7 +102,9 @@ fn wait_for(context: &Context, unit: &UnitName, awaited: Awaited, end: Instant) 
                 if since.elapsed() >= REFUSED_FOR || Instant::now() >= end {
                     eprintln!("Unit {unit} waits, no machine takes it:");
                     eprint!("{}", reasons(&why));
-                    eprintln!("It will be placed when one does; `fleetctl unload {unit}` gives up.");
+                    eprintln!(
+                        "It will be placed when one does; `fleetctl unload {unit}` gives up."
+                    );
                     return Ok(false);
                 }
             }
@@ -124,7 +134,12 @@ fn look(context: &Context, unit: &UnitName, awaited: Awaited) -> Result<(Standin
 
 /// Pure: what the answers of the API say.
 fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> Standing {
-    let array = |key: &str| why.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let array = |key: &str| {
+        why.get(key)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     let placed = array("placed");
     if matches!(awaited, Awaited::Inactive | Awaited::Destroyed) {
         return match states.first() {
@@ -210,7 +225,9 @@ fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> St
 
 /// A machine for the eye.
 fn place(why: &Value, machine: &str) -> String {
-    let all = ["placed", "machines"].into_iter().filter_map(|k| why.get(k)?.as_array());
+    let all = ["placed", "machines"]
+        .into_iter()
+        .filter_map(|k| why.get(k)?.as_array());
     let found = all.flatten().find(|m| text(m, "machineID") == machine);
     list::machine_name(machine, found.map(|m| text(m, "primaryIP")), false)
 }
@@ -249,7 +266,12 @@ pub(super) fn why(context: &Context) -> Result<ExitCode> {
     if why.get("template").and_then(Value::as_bool) == Some(true) {
         println!("  it is a template: its instances are placed");
     }
-    for on in why.get("placed").and_then(Value::as_array).into_iter().flatten() {
+    for on in why
+        .get("placed")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let machine = place(&why, text(on, "machineID"));
         let fence = on.get("fence").and_then(Value::as_u64).unwrap_or_default();
         print!("  on {machine}, number {fence}");
@@ -291,7 +313,10 @@ mod tests {
         let why = why_of(json!([]), json!([refuses(false)]));
         assert_eq!(judged(Awaited::Launched, &why, &[]), Standing::Refused);
         let why = why_of(json!([]), json!([refuses(false), refuses(true)]));
-        assert!(matches!(judged(Awaited::Launched, &why, &[]), Standing::Pending(_)));
+        assert!(matches!(
+            judged(Awaited::Launched, &why, &[]),
+            Standing::Pending(_)
+        ));
     }
 
     #[test]
@@ -318,8 +343,14 @@ mod tests {
             machine: "0123456789".into(),
             reason: reason.into(),
         };
-        assert_eq!(start(state(7, true, "failed", Some("exit code 3"))), failed("exit code 3"));
-        assert_eq!(start(state(7, true, "failed", None)), failed("it is failed (x)"));
+        assert_eq!(
+            start(state(7, true, "failed", Some("exit code 3"))),
+            failed("exit code 3")
+        );
+        assert_eq!(
+            start(state(7, true, "failed", None)),
+            failed("it is failed (x)")
+        );
     }
 
     #[test]

@@ -47,7 +47,11 @@ pub(super) fn ssh_command(
             (Some(rest), Ok(home)) => format!("{home}/{rest}"),
             _ => known.to_owned(),
         };
-        let strict = if global.is_set("strict-host-key-checking") { "ask" } else { "no" };
+        let strict = if global.is_set("strict-host-key-checking") {
+            "ask"
+        } else {
+            "no"
+        };
         for option in [
             format!("ConnectTimeout={timeout:.0}"),
             format!("UserKnownHostsFile={known}"),
@@ -97,7 +101,11 @@ fn place_of(context: &Context, unit: &UnitName) -> Result<Place> {
         let here = facts::machine_id().unwrap_or_default();
         let states = context.call("GET", &format!("/state/{unit}"), None)?;
         let states = states.get("states").and_then(Value::as_array);
-        if states.into_iter().flatten().any(|state| text(state, "machineID") == here) {
+        if states
+            .into_iter()
+            .flatten()
+            .any(|state| text(state, "machineID") == here)
+        {
             id = here;
         }
     }
@@ -109,13 +117,25 @@ fn place_of(context: &Context, unit: &UnitName) -> Result<Place> {
 }
 
 /// Runs a command there; its exit code.
-fn run_there(context: &Context, place: &Place, more: &[String], words: &[String]) -> Result<ExitCode> {
+fn run_there(
+    context: &Context,
+    place: &Place,
+    more: &[String],
+    words: &[String],
+) -> Result<ExitCode> {
     if place.ip.is_empty() {
-        bail!("machine {} is not heard, its address is not known", list::short(&place.id));
+        bail!(
+            "machine {} is not heard, its address is not known",
+            list::short(&place.id)
+        );
     }
     let tunnel = Some(context.global.get("tunnel")).filter(|t| !t.is_empty());
     let port = context.flags.get("ssh-port");
-    let host = if port.is_empty() { place.ip.clone() } else { format!("{}:{port}", place.ip) };
+    let host = if port.is_empty() {
+        place.ip.clone()
+    } else {
+        format!("{}:{port}", place.ip)
+    };
     let command = ssh_command(&context.global, &host, tunnel, more)?;
     let (program, arguments) = command.split_first().context("no program")?;
     let status = Command::new(program)
@@ -123,7 +143,12 @@ fn run_there(context: &Context, place: &Place, more: &[String], words: &[String]
         .args(words)
         .status()
         .with_context(|| format!("run {program}"))?;
-    Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
+    Ok(ExitCode::from(
+        status
+            .code()
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(1),
+    ))
 }
 
 fn arguments(words: &[&str]) -> Vec<OsString> {
@@ -145,7 +170,11 @@ pub(super) fn status(context: &Context) -> Result<ExitCode> {
         let one = if place.is_here() && context.global.get("tunnel").is_empty() {
             systemctl::run(&arguments(&words))
         } else {
-            let words: Vec<String> = ["systemctl"].iter().chain(&words).map(|w| quoted(w)).collect();
+            let words: Vec<String> = ["systemctl"]
+                .iter()
+                .chain(&words)
+                .map(|w| quoted(w))
+                .collect();
             run_there(context, &place, &[], &words)?
         };
         if one != ExitCode::SUCCESS {
@@ -157,7 +186,9 @@ pub(super) fn status(context: &Context) -> Result<ExitCode> {
 
 /// A word for the other side's shell.
 fn quoted(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'@' | b':' | b'=');
+    let plain = |b: u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'@' | b':' | b'=')
+    };
     if !word.is_empty() && word.bytes().all(plain) {
         word.to_owned()
     } else {
@@ -186,7 +217,11 @@ pub(super) fn journal(context: &Context) -> Result<ExitCode> {
     if place.is_here() && context.global.get("tunnel").is_empty() {
         return Ok(journalctl::run(&arguments(&words)));
     }
-    let sudo: &[&str] = if context.flags.is_set("sudo") { &["sudo"] } else { &[] };
+    let sudo: &[&str] = if context.flags.is_set("sudo") {
+        &["sudo"]
+    } else {
+        &[]
+    };
     let words: Vec<String> = sudo
         .iter()
         .chain(&["journalctl"])
@@ -217,7 +252,10 @@ pub(super) fn ssh(context: &Context) -> Result<ExitCode> {
     let (machine, unit) = (context.flags.get("machine"), context.flags.get("unit"));
     let (target, words) = match (machine, unit) {
         ("", "") => {
-            let (target, words) = context.words.split_first().context("Provide one machine or unit.")?;
+            let (target, words) = context
+                .words
+                .split_first()
+                .context("Provide one machine or unit.")?;
             (target.as_str(), words)
         }
         ("", unit) => (unit, context.words.as_slice()),

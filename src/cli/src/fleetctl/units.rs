@@ -13,7 +13,14 @@ use super::{Context, list, text};
 
 /// Suffixes that a name may have already.
 const SUFFIXES: &[&str] = &[
-    "service", "socket", "timer", "path", "device", "mount", "automount", "container",
+    "service",
+    "socket",
+    "timer",
+    "path",
+    "device",
+    "mount",
+    "automount",
+    "container",
 ];
 
 /// The unit that a word means: the file's name, `.service` where it has no suffix of a unit.
@@ -65,14 +72,17 @@ fn local(word: &str, unit: &UnitName) -> Result<Option<(String, UnitFile)>> {
 }
 
 fn options(file: &UnitFile) -> Value {
-    let option = |o: &orlop_schedule::UnitOption| {
-        json!({ "section": o.section, "name": o.name, "value": o.value })
-    };
+    let option = |o: &orlop_schedule::UnitOption| json!({ "section": o.section, "name": o.name, "value": o.value });
     file.options.iter().map(option).collect()
 }
 
 /// Makes a unit known, if it is not yet or `--replace` is given. Gives what is stored then.
-fn make_known(context: &Context, word: &str, unit: &UnitName, limit: Option<&[&str]>) -> Result<Value> {
+fn make_known(
+    context: &Context,
+    word: &str,
+    unit: &UnitName,
+    limit: Option<&[&str]>,
+) -> Result<Value> {
     let stored_unit = stored(context, unit)?;
     let replace = context.flags.is_set("replace");
     if let Some(known) = stored_unit {
@@ -94,7 +104,9 @@ fn make_known(context: &Context, word: &str, unit: &UnitName, limit: Option<&[&s
         }
         let state = text(&known, "desiredState");
         if limit.is_some_and(|allowed| !allowed.contains(&state)) {
-            bail!("Warning: can not replace Unit({unit}) in state '{state}', use the appropriate command");
+            bail!(
+                "Warning: can not replace Unit({unit}) in state '{state}', use the appropriate command"
+            );
         }
         put(context, unit, state, Some(&file))?;
         return stored(context, unit)?.context("the unit is gone again");
@@ -113,8 +125,7 @@ fn template(context: &Context, unit: &UnitName) -> Result<UnitFile> {
     let template = unit.template().with_context(missing)?;
     let known = stored(context, &template)?.with_context(missing)?;
     let file = list::file(&known).with_context(missing)?;
-    UnitFile::from_options(unit, file.options)
-        .map_err(|err| anyhow::anyhow!("{unit}: {err}"))
+    UnitFile::from_options(unit, file.options).map_err(|err| anyhow::anyhow!("{unit}: {err}"))
 }
 
 fn put(context: &Context, unit: &UnitName, state: &str, file: Option<&UnitFile>) -> Result<()> {
@@ -125,7 +136,9 @@ fn put(context: &Context, unit: &UnitName, state: &str, file: Option<&UnitFile>)
     if let (Some(file), Some(map)) = (file, body.as_object_mut()) {
         map.insert("options".to_owned(), options(file));
     }
-    context.call("PUT", &format!("/units/{unit}"), Some(&body)).map(drop)
+    context
+        .call("PUT", &format!("/units/{unit}"), Some(&body))
+        .map(drop)
 }
 
 pub(super) fn submit(context: &Context) -> Result<ExitCode> {
@@ -154,7 +167,11 @@ fn raise(context: &Context, awaited: Awaited) -> Result<ExitCode> {
         };
         let known = make_known(context, word, &unit, limit)?;
         put(context, &unit, awaited.state(), None)?;
-        let verb = if awaited == Awaited::Launched { "start" } else { "load" };
+        let verb = if awaited == Awaited::Launched {
+            "start"
+        } else {
+            "load"
+        };
         if list::file(&known).is_some_and(|file| file.constraints.global) {
             println!("Triggered global unit {unit} {verb}");
         } else if context.flags.is_set("no-block") {
@@ -177,7 +194,11 @@ pub(super) fn unload(context: &Context) -> Result<ExitCode> {
 fn lower(context: &Context, awaited: Awaited) -> Result<ExitCode> {
     let mut waited_for = Vec::new();
     let mut done = Vec::new();
-    let verb = if awaited == Awaited::Stopped { "stop" } else { "unload" };
+    let verb = if awaited == Awaited::Stopped {
+        "stop"
+    } else {
+        "unload"
+    };
     for unit in names(context)? {
         let Some(known) = stored(context, &unit)? else {
             bail!("Unit {unit} does not exist.");
@@ -197,7 +218,11 @@ fn lower(context: &Context, awaited: Awaited) -> Result<ExitCode> {
     }
     let code = outcome::wait(context, &waited_for, awaited)?;
     if code == ExitCode::SUCCESS {
-        let ending = if awaited == Awaited::Stopped { "stopped" } else { "unloaded" };
+        let ending = if awaited == Awaited::Stopped {
+            "stopped"
+        } else {
+            "unloaded"
+        };
         eprintln!("Successfully {ending} units [{}].", done.join(" "));
     }
     Ok(code)
@@ -206,13 +231,17 @@ fn lower(context: &Context, awaited: Awaited) -> Result<ExitCode> {
 pub(super) fn restart(context: &Context) -> Result<ExitCode> {
     let units = names(context)?;
     for unit in &units {
-        let known = stored(context, unit)?.with_context(|| format!("Unit {unit} does not exist."))?;
+        let known =
+            stored(context, unit)?.with_context(|| format!("Unit {unit} does not exist."))?;
         let state = text(&known, "desiredState");
         if state != "launched" {
             bail!("Unable to restart unit {unit} in state {state}");
         }
     }
-    for (state, awaited) in [("loaded", Awaited::Stopped), ("launched", Awaited::Launched)] {
+    for (state, awaited) in [
+        ("loaded", Awaited::Stopped),
+        ("launched", Awaited::Launched),
+    ] {
         for unit in &units {
             put(context, unit, state, None)?;
         }

@@ -77,10 +77,22 @@ fn units_go_through_their_life_and_each_word_is_fleets() {
         "hello.service",
         "# a comment\n[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep 100\n[X-Fleet]\nMachineID=m1\n",
     );
-    write("web@.service", "[Service]\nExecStart=/bin/web %i\n[X-Fleet]\nConflicts=web@*\n");
-    write("all.service", "[Service]\nExecStart=/bin/all\n[X-Fleet]\nGlobal=true\n");
+    write(
+        "web@.service",
+        "[Service]\nExecStart=/bin/web %i\n[X-Fleet]\nConflicts=web@*\n",
+    );
+    write(
+        "all.service",
+        "[Service]\nExecStart=/bin/all\n[X-Fleet]\nGlobal=true\n",
+    );
 
-    assert_eq!(works(&cluster, &["submit", &path("hello.service"), &path("web@.service")]), "");
+    assert_eq!(
+        works(
+            &cluster,
+            &["submit", &path("hello.service"), &path("web@.service")]
+        ),
+        ""
+    );
     assert_eq!(
         works(&cluster, &["cat", "hello"]),
         "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep 100\n\n[X-Fleet]\nMachineID=m1\n"
@@ -110,9 +122,14 @@ fn units_go_through_their_life_and_each_word_is_fleets() {
         assert!(third.err.contains(&reason), "{}", third.err);
     }
     let why = works(&cluster, &["why", "web@3"]);
-    assert!(why.contains("launched is wanted") && why.contains("conflicts with"), "{why}");
+    assert!(
+        why.contains("launched is wanted") && why.contains("conflicts with"),
+        "{why}"
+    );
 
-    cluster.until("all is reported", |c| c.keys("/orlop/fleet/state/").len() == 5);
+    cluster.until("all is reported", |c| {
+        c.keys("/orlop/fleet/state/").len() == 5
+    });
     assert_eq!(
         works(&cluster, &["list-machines"]),
         "MACHINE\tIP\t\tMETADATA\nm0\t10.0.0.0\tnumber=0\nm1\t10.0.0.1\tnumber=1\n"
@@ -129,23 +146,50 @@ fn units_go_through_their_life_and_each_word_is_fleets() {
         ]
     );
     assert_eq!(lines[6], "web@3.service\t-\t\t-\tpending");
-    let files = works(&cluster, &["list-unit-files", "--no-legend", "--fields=unit,dstate,state,target"]);
-    assert!(files.contains("all.service\tlaunched\t-\t\tglobal\n"), "{files}");
-    assert!(files.contains("web@.service\tinactive\tinactive\t-\n"), "{files}");
+    let files = works(
+        &cluster,
+        &[
+            "list-unit-files",
+            "--no-legend",
+            "--fields=unit,dstate,state,target",
+        ],
+    );
+    assert!(
+        files.contains("all.service\tlaunched\t-\t\tglobal\n"),
+        "{files}"
+    );
+    assert!(
+        files.contains("web@.service\tinactive\tinactive\t-\n"),
+        "{files}"
+    );
 
     // The place that one leaves is the other's without another word.
     let stopped = fleetctl(&cluster, &["unload", "web@1"]);
-    assert_eq!((stopped.code, stopped.out.as_str()), (0, "Unit web@1.service inactive\n"));
-    assert_eq!(stopped.err, "Successfully unloaded units [web@1.service].\n");
-    cluster.until("the third has its place", |c| c.on("web@3.service").len() == 1);
+    assert_eq!(
+        (stopped.code, stopped.out.as_str()),
+        (0, "Unit web@1.service inactive\n")
+    );
+    assert_eq!(
+        stopped.err,
+        "Successfully unloaded units [web@1.service].\n"
+    );
+    cluster.until("the third has its place", |c| {
+        c.on("web@3.service").len() == 1
+    });
 
     let stopped = fleetctl(&cluster, &["stop", "hello"]);
     assert_eq!(stopped.out, "Unit hello.service loaded on m1/10.0.0.1\n");
     assert_eq!(stopped.err, "Successfully stopped units [hello.service].\n");
     assert!(cluster.on("hello.service").is_empty());
-    assert_eq!(works(&cluster, &["destroy", "hello"]), "Destroyed hello.service\n");
+    assert_eq!(
+        works(&cluster, &["destroy", "hello"]),
+        "Destroyed hello.service\n"
+    );
     let gone = fleetctl(&cluster, &["destroy", "hello"]);
-    assert_eq!((gone.code, gone.err.as_str()), (1, "Unit hello.service does not exist.\n"));
+    assert_eq!(
+        (gone.code, gone.err.as_str()),
+        (1, "Unit hello.service does not exist.\n")
+    );
     assert_eq!(fleetctl(&cluster, &["start"]).err, "No units given\n");
 }
 
@@ -160,19 +204,43 @@ fn a_start_that_fails_ends_with_its_cause() {
     let outcome = fleetctl(&cluster, &["start", &path.display().to_string()]);
     assert_eq!(outcome.code, 1);
     assert!(
-        outcome.err.contains("Unit bad.service failed on m0/10.0.0.0: exit code 3"),
+        outcome
+            .err
+            .contains("Unit bad.service failed on m0/10.0.0.0: exit code 3"),
         "{}",
         outcome.err
     );
-    assert!(start.elapsed() < Duration::from_secs(60), "it does not wait for what will not come");
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "it does not wait for what will not come"
+    );
     // What differs is told and not taken, until it is to replace.
     fs::write(&path, "[Service]\nExecStart=/bin/other\n").expect("write the unit");
     let outcome = fleetctl(&cluster, &["submit", &path.display().to_string()]);
-    assert!(outcome.err.contains("differs from local unit file"), "{}", outcome.err);
-    let outcome = fleetctl(&cluster, &["submit", "--replace", &path.display().to_string()]);
+    assert!(
+        outcome.err.contains("differs from local unit file"),
+        "{}",
+        outcome.err
+    );
+    let outcome = fleetctl(
+        &cluster,
+        &["submit", "--replace", &path.display().to_string()],
+    );
     assert_eq!(outcome.code, 1);
-    assert!(outcome.err.contains("can not replace Unit(bad.service) in state 'launched'"));
-    let outcome = fleetctl(&cluster, &["start", "--replace", "--no-block", &path.display().to_string()]);
+    assert!(
+        outcome
+            .err
+            .contains("can not replace Unit(bad.service) in state 'launched'")
+    );
+    let outcome = fleetctl(
+        &cluster,
+        &[
+            "start",
+            "--replace",
+            "--no-block",
+            &path.display().to_string(),
+        ],
+    );
     assert_eq!(outcome.out, "Triggered unit bad.service start\n");
     assert!(works(&cluster, &["cat", "bad"]).contains("/bin/other"));
 }
