@@ -119,12 +119,6 @@ impl Engine {
             .is_some_and(|span| span >= FORGET_AFTER)
             && !keeps_units()
     }
-
-    /// When, by the store's clock, to decide again if nothing changes.
-    #[must_use]
-    pub fn next(&self) -> Option<Duration> {
-        self.scheduler.next_loss()
-    }
 }
 
 fn placed(registry: &Registry, unit: &UnitName, id: &MachineId) -> Option<u64> {

@@ -312,6 +312,10 @@ fn prepare(
         });
     };
     let command = find(word)?;
+    let asks_help = |word: &String| matches!(word.as_str(), "--help" | "-help" | "-h");
+    if command.name != "ssh" && rest.iter().any(asks_help) {
+        return Ok(None);
+    }
     // The command that ssh runs has flags of its own.
     let (flags, words) = flags::parse(command.flags, rest, command.name == "ssh", |_| None)
         .with_context(|| command.name)?;
