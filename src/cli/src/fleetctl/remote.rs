@@ -202,15 +202,9 @@ pub(super) fn journal(context: &Context) -> Result<ExitCode> {
     };
     let unit = units::name_of(word)?;
     let place = place_of(context, &unit)?;
-    let mut words = vec![
-        "--unit",
-        unit.as_str(),
-        "--no-pager",
-        "-n",
-        context.flags.get("lines"),
-        "--output",
-        context.flags.get("output"),
-    ];
+    let lines = format!("--lines={}", context.flags.get("lines"));
+    let output = format!("--output={}", context.flags.get("output"));
+    let mut words = vec!["--unit", unit.as_str(), "--no-pager", &lines, &output];
     if context.flags.is_set("follow") || context.flags.is_set("f") {
         words.push("-f");
     }
@@ -240,7 +234,8 @@ pub(super) fn show_log(context: &Context, unit: &UnitName, machine: &str, lines:
             .and_then(|mut all| all.remove(machine))
             .unwrap_or_default(),
     };
-    let words = ["--unit", unit.as_str(), "--no-pager", "-n", lines];
+    let count = format!("--lines={lines}");
+    let words = ["--unit", unit.as_str(), "--no-pager", &count];
     if place.is_here() && context.global.get("tunnel").is_empty() {
         journalctl::run(&arguments(&words));
     } else {
