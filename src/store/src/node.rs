@@ -108,7 +108,12 @@ impl<T> Node<T> {
     ) -> Result<Self, NodeError> {
         let state = State::open(Arc::clone(&disk), options.cache_bytes, genesis)?;
         let owner = state.owner;
-        let (wal, recovered) = Wal::open(Arc::clone(&disk), owner, options.seed)?;
+        let (wal, recovered) = Wal::open(
+            Arc::clone(&disk),
+            owner,
+            options.seed,
+            options.segment_bytes,
+        )?;
         let applied = state.applied.0;
         let last = recovered.entries.last().map_or(0, |e| e.index);
         let first = recovered

@@ -14,10 +14,12 @@ use block::{Record, SEGMENT_HEAD_BYTES, SegmentHead};
 
 pub use block::FormatError;
 
-/// Size of a segment.
+/// Size of a segment, unless the options say otherwise.
 pub const SEGMENT_BYTES: usize = 4 << 20;
-/// The longest payload of a block.
-const PAYLOAD_BYTES: usize = SEGMENT_BYTES - SEGMENT_HEAD_BYTES - block::BLOCK_HEAD_BYTES - 8;
+/// The smallest segment that is read.
+const MIN_SEGMENT_BYTES: usize = 4 << 10;
+/// The largest segment that is read.
+const MAX_SEGMENT_BYTES: usize = 64 << 20;
 const SPARE: &str = "wal-spare";
 /// Segments are filled with zeros in pieces of this size.
 const FILL_BYTES: usize = 256 << 10;
@@ -107,6 +109,8 @@ pub struct Wal {
     check: u32,
     /// Draws the salts: SplitMix64.
     salts: u64,
+    /// Size of the segments to come.
+    segment_bytes: usize,
     payload: Vec<u8>,
     block: Vec<u8>,
 }
@@ -116,6 +120,8 @@ struct Active {
     number: u64,
     salt: u64,
     file: Arc<dyn DiskFile>,
+    /// Its size.
+    bytes: usize,
     /// Where the next block goes.
     offset: usize,
     highest_index: u64,
@@ -131,7 +137,8 @@ fn segment_number(name: &str) -> Option<u64> {
 }
 
 impl Wal {
-    /// Opens the log, or makes an empty one; `seed` must be random for each process, it seeds the salts.
+    /// Opens the log, or makes an empty one; `seed` must be random for each process, it seeds the salts. New segments are
+    /// of `segment_bytes`, which must be a multiple of 8 and hold the longest entry; old ones keep their size.
     ///
     /// # Errors
     /// See [`WalError`]. After an error nothing has been changed, apart from the creation of an empty log.
@@ -139,6 +146,7 @@ impl Wal {
         disk: Arc<dyn Disk>,
         owner: Owner,
         seed: u64,
+        segment_bytes: usize,
     ) -> Result<(Self, Recovered), WalError> {
         let names = disk.list().map_err(WalError::List)?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
@@ -153,7 +161,7 @@ impl Wal {
             None => {
                 let salt = split_mix(&mut salts);
                 let head = SegmentHead {
-                    size: SEGMENT_BYTES as u32,
+                    size: segment_bytes as u32,
                     number: 1,
                     first_block: 1,
                     cluster: owner.cluster,
@@ -161,7 +169,7 @@ impl Wal {
                     previous_check: 0,
                     salt,
                 };
-                make_spare(&*disk)?;
+                make_spare(&*disk, segment_bytes)?;
                 (activate(&*disk, &head)?, true)
             }
         };
@@ -173,6 +181,7 @@ impl Wal {
             next_block: scan.next_block.max(1),
             check: scan.check,
             salts,
+            segment_bytes,
             payload: Vec::new(),
             block: Vec::new(),
             disk,
@@ -185,7 +194,7 @@ impl Wal {
                 name: SPARE.into(),
                 err,
             })?;
-            wal.spare = file.size().is_ok_and(|len| len == SEGMENT_BYTES as u64);
+            wal.spare = file.size().is_ok_and(|len| len == segment_bytes as u64);
         }
         let recovered = Recovered {
             hard_state: scan.hard_state,
@@ -197,7 +206,7 @@ impl Wal {
 
     /// Zeros what a torn write may have left after the last block, so that nothing old can be taken for new.
     fn clear_rest(&mut self) -> Result<(), WalError> {
-        let mut rest = vec![0; SEGMENT_BYTES - self.active.offset];
+        let mut rest = vec![0; self.active.bytes - self.active.offset];
         let name = segment_name(self.active.number);
         self.active
             .file
@@ -206,10 +215,12 @@ impl Wal {
                 name: name.clone(),
                 err,
             })?;
-        let Some(end) = rest.iter().rposition(|b| *b != 0) else {
+        const PIECE_BYTES: usize = 4096;
+        let is_zero = |piece: &[u8]| piece == &[0; PIECE_BYTES][..piece.len()];
+        let Some(last) = rest.chunks(PIECE_BYTES).rposition(|piece| !is_zero(piece)) else {
             return Ok(());
         };
-        let zeros = vec![0; end + 1];
+        let zeros = vec![0; rest.len().min((last + 1) * PIECE_BYTES)];
         let wrote = self
             .active
             .file
@@ -220,9 +231,9 @@ impl Wal {
 
     /// Bytes of entries that can surely be appended before another segment must be allocated.
     pub fn room_bytes(&self) -> usize {
-        let rest = SEGMENT_BYTES - self.active.offset;
+        let rest = self.active.bytes - self.active.offset;
         if self.spare {
-            rest + PAYLOAD_BYTES
+            rest + payload_bytes(self.segment_bytes)
         } else {
             rest
         }
@@ -233,10 +244,10 @@ impl Wal {
     /// # Errors
     /// [`WalError::Write`], when more than room is missing.
     pub fn prepare(&mut self) -> Result<bool, WalError> {
-        if self.spare || self.active.offset < SEGMENT_BYTES / 2 {
+        if self.spare || self.active.offset < self.active.bytes / 2 {
             return Ok(true);
         }
-        match make_spare(&*self.disk) {
+        match make_spare(&*self.disk, self.segment_bytes) {
             Ok(()) => self.spare = true,
             Err(WalError::Full(_)) => return Ok(false),
             Err(err) => return Err(err),
@@ -261,8 +272,10 @@ impl Wal {
         }
         block::encode_hard_state(hard_state, &mut payload);
         let mut highest = 0;
+        // A block that does not fit into the active segment begins the next one.
+        let limit = payload_bytes(self.segment_bytes);
         for entry in entries {
-            if payload.len() + block::entry_bytes(entry) > PAYLOAD_BYTES {
+            if payload.len() + block::entry_bytes(entry) > limit {
                 self.write_block(&payload, highest)?;
                 payload.clear();
                 block::encode_hard_state(hard_state, &mut payload);
@@ -277,7 +290,7 @@ impl Wal {
 
     fn write_block(&mut self, payload: &[u8], highest_index: u64) -> Result<(), WalError> {
         let length = (block::BLOCK_HEAD_BYTES + payload.len()).next_multiple_of(8);
-        if self.active.offset + length > SEGMENT_BYTES {
+        if self.active.offset + length > self.active.bytes {
             self.roll()?;
         }
         let mut bytes = std::mem::take(&mut self.block);
@@ -308,10 +321,10 @@ impl Wal {
     /// Goes on in a new segment.
     fn roll(&mut self) -> Result<(), WalError> {
         if !self.spare {
-            make_spare(&*self.disk)?;
+            make_spare(&*self.disk, self.segment_bytes)?;
         }
         let head = SegmentHead {
-            size: SEGMENT_BYTES as u32,
+            size: self.segment_bytes as u32,
             number: self.active.number + 1,
             first_block: self.next_block,
             cluster: self.owner.cluster,
@@ -362,6 +375,11 @@ impl Wal {
     }
 }
 
+/// The longest payload of a block in a segment of this size.
+fn payload_bytes(segment_bytes: usize) -> usize {
+    segment_bytes.saturating_sub(SEGMENT_HEAD_BYTES + block::BLOCK_HEAD_BYTES + 8)
+}
+
 fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -372,14 +390,14 @@ fn split_mix(state: &mut u64) -> u64 {
 
 /// Allocates `wal-spare`. Zeros are written, not just reserved: the file system then has nothing left to note when
 /// a block is synced.
-fn make_spare(disk: &dyn Disk) -> Result<(), WalError> {
+fn make_spare(disk: &dyn Disk, bytes: usize) -> Result<(), WalError> {
     let fill = || -> io::Result<()> {
         let file = disk.open(SPARE, true)?;
         let zeros = vec![0; FILL_BYTES];
-        for offset in (0..SEGMENT_BYTES).step_by(FILL_BYTES) {
-            file.write(offset as u64, &zeros)?;
+        for offset in (0..bytes).step_by(FILL_BYTES) {
+            file.write(offset as u64, &zeros[..FILL_BYTES.min(bytes - offset)])?;
         }
-        file.set_len(SEGMENT_BYTES as u64)
+        file.set_len(bytes as u64)
     };
     fill().map_err(|err| match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -410,6 +428,7 @@ fn activate(disk: &dyn Disk, head: &SegmentHead) -> Result<Active, WalError> {
         number: head.number,
         salt: head.salt,
         file,
+        bytes: head.size as usize,
         offset: SEGMENT_HEAD_BYTES,
         highest_index: 0,
     })
@@ -444,13 +463,13 @@ impl Scan {
             name: name.clone(),
             err,
         })?;
-        if length != SEGMENT_BYTES as u64 {
-            return Err(damaged(
-                length.min(SEGMENT_BYTES as u64) as usize,
-                "the segment has the wrong size",
-            ));
-        }
-        let mut bytes = vec![0; SEGMENT_BYTES];
+        let Some(length) = usize::try_from(length)
+            .ok()
+            .filter(|length| (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(length))
+        else {
+            return Err(damaged(0, "the segment has the wrong size"));
+        };
+        let mut bytes = vec![0; length];
         file.read(0, &mut bytes).map_err(|err| WalError::Read {
             name: name.clone(),
             err,
@@ -463,8 +482,14 @@ impl Scan {
                 cluster: head.cluster,
             });
         }
-        if head.number != number || head.size as usize != SEGMENT_BYTES {
+        if head.number != number {
             return Err(damaged(0, "the head is of another segment"));
+        }
+        if head.size as usize != length {
+            return Err(damaged(
+                length.min(head.size as usize),
+                "the segment has the wrong size",
+            ));
         }
         if let Some(before) = self.active.take() {
             if before.number + 1 != number {
@@ -491,6 +516,7 @@ impl Scan {
             number,
             salt: head.salt,
             file,
+            bytes: length,
             offset,
             highest_index,
         });

@@ -18,6 +18,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Bytes of records above which nothing that grows is taken.
     pub quota_bytes: u64,
+    /// Size of the log's segments, in bytes.
+    pub segment_bytes: usize,
     /// Random for each process.
     pub seed: u64,
 }
@@ -27,6 +29,7 @@ impl Default for Options {
         Self {
             cache_bytes: 32 << 20,
             quota_bytes: 2 << 30,
+            segment_bytes: crate::wal::SEGMENT_BYTES,
             seed: 0,
         }
     }

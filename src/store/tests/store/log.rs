@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use orlop_store::consensus::{Entry, HardState};
-use orlop_store::wal::{Owner, Recovered, SEGMENT_BYTES, Wal, WalError};
+use orlop_store::wal::{Owner, Recovered, Wal, WalError};
 
 use crate::random::Random;
 use crate::simulated_disk::SimulatedDisk;
@@ -12,10 +12,12 @@ const OWNER: Owner = Owner {
     cluster: 7,
     member: 1,
 };
+/// Smaller than a real one, so that many can be looked at.
+const SEGMENT_BYTES: usize = 64 << 10;
 const FIRST: &str = "wal-0000000000000001";
 
 fn open(disk: &SimulatedDisk) -> Result<(Wal, Recovered), WalError> {
-    Wal::open(Arc::new(disk.clone()), OWNER, 5)
+    Wal::open(Arc::new(disk.clone()), OWNER, 5, SEGMENT_BYTES)
 }
 
 fn entry(index: u64, length: usize) -> Entry {
@@ -64,7 +66,7 @@ fn what_was_appended_is_read_again_over_segments_and_replaced_entries() {
     let (mut wal, empty) = open(&disk).expect("an empty log opens");
     assert_eq!(empty, Recovered::default());
     for index in 1..=30 {
-        wal.append(None, &[entry(index, 400_000)], &state(0))
+        wal.append(None, &[entry(index, 6_000)], &state(0))
             .expect("the log takes it");
     }
     assert!(wal.segments() > 2);
@@ -81,7 +83,7 @@ fn what_was_appended_is_read_again_over_segments_and_replaced_entries() {
         found.entries.iter().map(|e| e.index).collect::<Vec<_>>(),
         (1..=31).collect::<Vec<_>>()
     );
-    assert_eq!(found.entries[27], entry(28, 400_000));
+    assert_eq!(found.entries[27], entry(28, 6_000));
     assert_eq!(found.entries[28], entry(29, 10));
     // What is given up is gone, what is not is there.
     wal.trim(20).expect("segments are given up");
@@ -98,11 +100,11 @@ fn a_used_segment_is_used_again_and_its_old_blocks_are_not_seen() {
     let disk = SimulatedDisk::default();
     let (mut wal, _) = open(&disk).expect("an empty log opens");
     for index in 1..=60 {
-        wal.append(None, &[entry(index, 400_000)], &state(0))
+        wal.append(None, &[entry(index, 6_000)], &state(0))
             .expect("the log takes it");
         wal.trim(index - 1).expect("segments are given up");
         let (_, found) = open(&disk).expect("the log opens");
-        assert_eq!(found.entries.last(), Some(&entry(index, 400_000)));
+        assert_eq!(found.entries.last(), Some(&entry(index, 6_000)));
     }
     assert!(disk.names().len() <= 3, "{:?}", disk.names());
 }
@@ -166,7 +168,7 @@ fn a_missing_or_foreign_segment_is_named() {
     let disk = SimulatedDisk::default();
     let (mut wal, _) = open(&disk).expect("an empty log opens");
     for index in 1..=30 {
-        wal.append(None, &[entry(index, 400_000)], &state(0))
+        wal.append(None, &[entry(index, 6_000)], &state(0))
             .expect("the log takes it");
     }
     let segments: Vec<String> = disk
@@ -186,6 +188,7 @@ fn a_missing_or_foreign_segment_is_named() {
             member: 2,
         },
         5,
+        SEGMENT_BYTES,
     );
     assert!(matches!(foreign, Err(WalError::Foreign { member: 1, .. })));
 }

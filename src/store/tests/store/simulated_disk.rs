@@ -128,7 +128,7 @@ fn survive(file: &File, random: &mut Random) -> File {
         match change {
             Change::Length(length) => {
                 if random.once_in(2) {
-                    bytes.resize(*length, 0);
+                    resize(&mut bytes, *length);
                 }
             }
             Change::Write(offset, data) => match random.below(3) {
@@ -154,9 +154,17 @@ fn survive(file: &File, random: &mut Random) -> File {
     }
 }
 
+/// `Vec::resize`, quick without optimisation too.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    match length.checked_sub(bytes.len()) {
+        Some(missing) => bytes.extend_from_slice(&vec![0; missing]),
+        None => bytes.truncate(length),
+    }
+}
+
 fn write(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     if bytes.len() < offset + data.len() {
-        bytes.resize(offset + data.len(), 0);
+        resize(bytes, offset + data.len());
     }
     bytes[offset..offset + data.len()].copy_from_slice(data);
 }
@@ -222,7 +230,7 @@ impl DiskFile for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.lock();
         let file = &mut inner.files[self.id];
-        file.live.resize(len as usize, 0);
+        resize(&mut file.live, len as usize);
         file.changes.push(Change::Length(len as usize));
         inner.operate()
     }
@@ -234,7 +242,7 @@ impl DiskFile for Handle {
         for change in std::mem::take(&mut file.changes) {
             match change {
                 Change::Write(offset, data) => write(&mut file.durable, offset, &data),
-                Change::Length(length) => file.durable.resize(length, 0),
+                Change::Length(length) => resize(&mut file.durable, length),
             }
         }
         Ok(())

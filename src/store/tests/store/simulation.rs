@@ -29,6 +29,8 @@ fn open(disk: &SimulatedDisk, seed: u64, now: Duration) -> Result<Node<usize>, N
         Arc::new(disk.clone()),
         Options {
             seed,
+            // Small ones are used up and given up more often, and are quicker to fill.
+            segment_bytes: 1 << 20,
             ..Options::default()
         },
         now,
