@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use orlop_store::node::Options;
-use orlop_store::server::{self, Ready, Settings};
+use orlop_store::server::{self, Bootstrap, Ready, Settings};
 
 /// What a flag does here.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,9 +84,24 @@ const FLAGS: &[Flag] = &[
         "URLs of this member that other members are told",
     ),
     flag(
+        "listen-peer-urls",
+        "http://127.0.0.1:2380",
+        "addresses to listen to other members on, http://IP:PORT, with commas between",
+    ),
+    flag(
         "initial-cluster",
         "",
-        "the members to begin with, NAME=URL: this one alone",
+        "the first members, NAME=http://IP:PORT, with commas between (default: this one alone)",
+    ),
+    flag(
+        "initial-cluster-state",
+        "new",
+        "new, or existing to join a cluster that this member was added to",
+    ),
+    flag(
+        "initial-cluster-token",
+        "etcd-cluster",
+        "tells clusters of the same first members apart",
     ),
     flag(
         "quota-backend-bytes",
@@ -97,10 +112,7 @@ const FLAGS: &[Flag] = &[
     accepted("auto-compaction-retention"),
     accepted("election-timeout"),
     accepted("heartbeat-interval"),
-    accepted("initial-cluster-state"),
-    accepted("initial-cluster-token"),
     accepted("listen-metrics-urls"),
-    accepted("listen-peer-urls"),
     accepted("log-level"),
     accepted("log-output"),
     accepted("log-outputs"),
@@ -259,20 +271,13 @@ fn parse(
     let data_dir = Some(value("data-dir"))
         .filter(|d| !d.is_empty())
         .unwrap_or_else(|| format!("{name}.etcd"));
-    let mut listen = Vec::new();
-    for url in list("listen-client-urls") {
-        listen.extend(addresses(&url)?);
-    }
-    if listen.is_empty() {
-        return Err("-listen-client-urls names no address".into());
-    }
-    if list("initial-cluster")
-        .iter()
-        .filter_map(|m| m.split_once('='))
-        .any(|(member, _)| member != name)
-    {
-        return Err("-initial-cluster names other members: more than one is not supported".into());
-    }
+    let listen = listening("listen-client-urls", &list("listen-client-urls"))?;
+    let peer_listen = listening("listen-peer-urls", &list("listen-peer-urls"))?;
+    let bootstrap = bootstrap(
+        &list("initial-cluster"),
+        &value("initial-cluster-state"),
+        value("initial-cluster-token"),
+    )?;
     let quota = value("quota-backend-bytes");
     let quota: i64 = quota
         .parse()
@@ -284,14 +289,58 @@ fn parse(
         ..0 => options.quota_bytes = u64::MAX,
         1.. => options.quota_bytes = quota.unsigned_abs(),
     }
-    Ok(Parsed::Run(Box::new(Settings {
+    let settings = Settings {
         name,
         data_dir: PathBuf::from(data_dir),
         listen,
         client_urls: list("advertise-client-urls"),
+        peer_listen,
         peer_urls: list("initial-advertise-peer-urls"),
+        bootstrap,
         options,
-    })))
+    };
+    if let Some(url) = settings.bad_peer_urls().first() {
+        return Err(format!(
+            "-initial-cluster: members are reached at http://IP:PORT, not at {url:?}"
+        ));
+    }
+    Ok(Parsed::Run(Box::new(settings)))
+}
+
+fn listening(flag: &str, urls: &[String]) -> Result<Vec<SocketAddr>, String> {
+    let mut listen = Vec::new();
+    for url in urls {
+        listen.extend(addresses(url)?);
+    }
+    if listen.is_empty() {
+        return Err(format!("-{flag} names no address"));
+    }
+    Ok(listen)
+}
+
+/// A name may stand several times, once for each URL.
+fn bootstrap(members: &[String], state: &str, token: String) -> Result<Bootstrap, String> {
+    let mut all: Vec<(String, Vec<String>)> = Vec::new();
+    for member in members {
+        let (name, url) = member
+            .split_once('=')
+            .ok_or_else(|| format!("-initial-cluster: {member:?} is not NAME=URL"))?;
+        match all.iter_mut().find(|(n, _)| n == name) {
+            Some((_, urls)) => urls.push(url.to_owned()),
+            None => all.push((name.to_owned(), vec![url.to_owned()])),
+        }
+    }
+    match state {
+        "new" if all.is_empty() => Ok(Bootstrap::Alone),
+        "new" => Ok(Bootstrap::New {
+            members: all,
+            token,
+        }),
+        "existing" => Ok(Bootstrap::Existing { members: all }),
+        other => Err(format!(
+            "invalid value {other:?} for flag -initial-cluster-state: new or existing"
+        )),
+    }
 }
 
 /// The addresses of a URL to listen on. No name is resolved: `localhost` is the IPv4 loopback.
@@ -391,8 +440,10 @@ mod tests {
             (&["--quota-backend-bytes=many"], "many"),
             (
                 &["--initial-cluster", "default=http://a:1,other=http://b:1"],
-                "other members",
+                "http://a:1",
             ),
+            (&["--initial-cluster", "http://127.0.0.1:1"], "NAME=URL"),
+            (&["--initial-cluster-state=old"], "\"old\""),
         ] {
             let problem = parsed(args).expect_err("it must be refused");
             assert!(problem.contains(part), "{problem:?} should name {part:?}");

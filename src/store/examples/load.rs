@@ -40,7 +40,9 @@ fn serve(address: &str, directory: &str) -> Result<()> {
         data_dir: directory.into(),
         listen: vec![address.parse()?],
         client_urls: vec![format!("http://{address}")],
+        peer_listen: Vec::new(),
         peer_urls: Vec::new(),
+        bootstrap: orlop_store::server::Bootstrap::Alone,
         options: orlop_store::node::Options::default(),
     };
     Ok(orlop_store::server::run(&settings, |_| println!("ready"))?)

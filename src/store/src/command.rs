@@ -2,9 +2,11 @@
 
 use prost::Message;
 
+use crate::bytes::Reader;
+use crate::consensus::MemberChange;
 use crate::proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
-    TxnRequest,
+    AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
+    Member, PutRequest, TxnRequest,
 };
 
 const VERSION: u8 = 1;
@@ -25,6 +27,12 @@ pub enum Command {
     LeaseGrant(LeaseGrantRequest),
     /// Ends a lease and the keys that hang on it.
     LeaseRevoke(LeaseRevokeRequest),
+    /// Raises or clears a member's alarm.
+    Alarm(AlarmRequest),
+    /// A member says its name and where its clients are served.
+    Publish(Member),
+    /// A member is reached by other members at these URLs.
+    MovePeer(Member),
 }
 
 /// Which request of which member a command answers.
@@ -62,6 +70,9 @@ impl Command {
             Self::Compact(_) => 4,
             Self::LeaseGrant(_) => 5,
             Self::LeaseRevoke(_) => 6,
+            Self::Alarm(_) => 7,
+            Self::Publish(_) => 8,
+            Self::MovePeer(_) => 9,
         }
     }
 
@@ -79,6 +90,8 @@ impl Command {
             Self::Compact(body) => body.encoded_len(),
             Self::LeaseGrant(body) => body.encoded_len(),
             Self::LeaseRevoke(body) => body.encoded_len(),
+            Self::Alarm(body) => body.encoded_len(),
+            Self::Publish(body) | Self::MovePeer(body) => body.encoded_len(),
         }
     }
 
@@ -97,6 +110,8 @@ impl Command {
             Self::Compact(body) => body.encode(&mut out),
             Self::LeaseGrant(body) => body.encode(&mut out),
             Self::LeaseRevoke(body) => body.encode(&mut out),
+            Self::Alarm(body) => body.encode(&mut out),
+            Self::Publish(body) | Self::MovePeer(body) => body.encode(&mut out),
         };
         out
     }
@@ -126,8 +141,75 @@ impl Command {
             4 => Self::Compact(CompactionRequest::decode(body).map_err(broken)?),
             5 => Self::LeaseGrant(LeaseGrantRequest::decode(body).map_err(broken)?),
             6 => Self::LeaseRevoke(LeaseRevokeRequest::decode(body).map_err(broken)?),
+            7 => Self::Alarm(AlarmRequest::decode(body).map_err(broken)?),
+            8 => Self::Publish(Member::decode(body).map_err(broken)?),
+            9 => Self::MovePeer(Member::decode(body).map_err(broken)?),
             other => return Err(CommandError::Kind(other)),
         };
         Ok((origin, command))
+    }
+}
+
+/// A change of who takes part, as it goes with an entry of the log (`docs/store-format.md`, "Change").
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// What changes.
+    pub kind: MemberChange,
+    /// A learner that gets a vote by itself once it has caught up.
+    pub promote: bool,
+    /// The record of a member that is added.
+    pub member: Member,
+}
+
+impl Change {
+    /// The context of the log's entry.
+    pub fn encode(&self, origin: Origin) -> Vec<u8> {
+        let (kind, id) = match self.kind {
+            MemberChange::AddLearner(id) => (1, id),
+            MemberChange::Promote(id) => (2, id),
+            MemberChange::Remove(id) => (3, id),
+        };
+        let mut out = vec![VERSION, kind, u8::from(self.promote)];
+        for number in [origin.member, origin.number, id] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        // Encoding into a vector grows it and cannot fail.
+        let _ = self.member.encode(&mut out);
+        out
+    }
+
+    /// The inverse of [`Change::encode`].
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn decode(context: &[u8]) -> Result<(Origin, Self), CommandError> {
+        let short = |_| CommandError::Short(context.len());
+        let mut reader = Reader(context);
+        let version = reader.u8().map_err(short)?;
+        if version != VERSION {
+            return Err(CommandError::Version(version));
+        }
+        let kind = reader.u8().map_err(short)?;
+        let promote = reader.u8().map_err(short)? != 0;
+        let origin = Origin {
+            member: reader.u64().map_err(short)?,
+            number: reader.u64().map_err(short)?,
+        };
+        let id = reader.u64().map_err(short)?;
+        let kind = match kind {
+            1 => MemberChange::AddLearner(id),
+            2 => MemberChange::Promote(id),
+            3 => MemberChange::Remove(id),
+            other => return Err(CommandError::Kind(other)),
+        };
+        let member = Member::decode(reader.0).map_err(|_| CommandError::Body(0))?;
+        Ok((
+            origin,
+            Self {
+                kind,
+                promote,
+                member,
+            },
+        ))
     }
 }

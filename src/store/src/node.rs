@@ -1,51 +1,38 @@
 //! One member as a deterministic machine: consensus, log, state and lease clocks.
 //!
-//! [`Node::step`] takes requests, messages and the time, does what they lead to on its [`Disk`], and returns answers,
-//! changes and messages. It starts no thread and reads no clock: the simulation steps it as the server does.
+//! [`Node::step`] takes requests, messages and the time, does what they lead to on its [`Disk`], returns answers and
+//! changes, and gives messages to its [`Outbox`]. It starts no thread and reads no clock: the simulation steps it as the
+//! server does.
 
+mod changes;
 mod interface;
+mod requests;
+mod room;
+mod transfer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{Command, Origin};
+use crate::command::Origin;
 use crate::consensus::raft::{ELECTION_TICKS, RaftConsensus, Start};
 use crate::consensus::{Consensus, Entry, HardState};
 use crate::disk::Disk;
 use crate::lease::Leases;
 use crate::mvcc::write::{Answer, Applied};
-use crate::proto::etcdserverpb::{LeaseRevokeRequest, Member};
-use crate::refused::Refused;
+use crate::peer::{Body, PeerMessage};
+use crate::roster::Roster;
 use crate::state::{Database, Genesis, State};
-use crate::wal::{Owner, Wal};
+use crate::wal::{Owner, Recovered, Wal};
+use requests::{Pending, Seen};
+use transfer::{Receiving, Sending};
 
-pub use interface::{Input, NodeError, Options, Output, Reply, Status};
+pub use interface::{Input, NodeError, Options, Outbox, Output, Reply, Status};
 
 /// The length of a tick: the time between two heartbeats.
 pub const TICK: Duration = Duration::from_millis(100);
 /// The largest command, in bytes (etcd's `--max-request-bytes`).
 pub const MAX_REQUEST_BYTES: usize = 3 << 19;
-/// After this time a request whose outcome is not known is answered so: etcd's 5 s and two election time-outs.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
-/// Log written since the last checkpoint that makes the next one due.
-const CHECKPOINT_BYTES: usize = 4 << 20;
-/// Time since the first change that makes a checkpoint due.
-const CHECKPOINT_TIME: Duration = Duration::from_secs(5);
-/// Time after which a checkpoint that found no room is tried again.
-const RETRY_TIME: Duration = Duration::from_secs(1);
-/// Commands that are gathered into one write.
-const BATCH_BYTES: usize = 1 << 20;
-/// Room in the log that only deletions, compactions and the member's own entries may use.
-const LOG_RESERVE_BYTES: usize = 256 << 10;
-/// Room in the log that only the member's own entries may use.
-const OWN_RESERVE_BYTES: usize = 64 << 10;
-/// Free space below which nothing that grows is taken: what a checkpoint may have to write.
-const DISK_RESERVE_BYTES: u64 = 16 << 20;
-/// Records that a compaction looks at in one step.
-const COMPACT_RECORDS: usize = 1000;
-/// Leases that are ended in one tick.
-const EXPIRE_LEASES: usize = 200;
 /// Ticks without a write after which the hard state is written.
 const QUIET_TICKS: u32 = 1;
 
@@ -55,6 +42,7 @@ pub struct Node<T> {
     disk: Arc<dyn Disk>,
     options: Options,
     owner: Owner,
+    outbox: Outbox,
     consensus: RaftConsensus,
     wal: Wal,
     state: State,
@@ -62,23 +50,26 @@ pub struct Node<T> {
     hard_state: HardState,
     /// The hard state has changed since it was last written.
     hard_state_unsaved: bool,
-    /// Requests in the log, by number: since when, and for whom.
-    pending: BTreeMap<u64, (Duration, T)>,
-    /// Counter for the lower half of the request numbers.
+    /// Upper half of the request numbers: random, so that those of another life are not ours.
+    life: u32,
+    /// Counter for their lower half.
     requests: u32,
+    /// Requests for the log, by number.
+    pending: BTreeMap<u64, Pending<T>>,
+    /// The term for which `seen` holds.
+    seen_term: u64,
+    /// Requests of other members that were put into the log in this term, by member and life.
+    seen: HashMap<(u64, u32), Seen>,
     /// Compactions whose answer waits for the space to be given back.
     physical: HashMap<u64, i64>,
     compacting: Vec<(i64, T, Answer)>,
-    /// Reads that have not yet been asked for.
-    new_reads: Vec<T>,
-    /// Reads that wait for consensus, by number: since when, and for whom.
-    asked_reads: BTreeMap<u64, (Duration, Vec<T>)>,
-    reads: u64,
-    /// Reads that wait until the entry at their index is applied.
-    placed_reads: Vec<(u64, Vec<T>)>,
+    reads: requests::Reads<T>,
+    questions: requests::Questions<T>,
+    transferring: Option<(u64, Duration, T)>,
     /// The term in which this member leads and has applied all of its predecessors' entries.
     serving_term: Option<u64>,
     next_tick: Duration,
+    ticks: u64,
     quiet_ticks: u32,
     /// Commands given to consensus that are not yet written.
     queued_bytes: usize,
@@ -89,14 +80,18 @@ pub struct Node<T> {
     full: bool,
     /// The state found no room though the disk said that there was some: since when. Nothing that grows is taken until it finds room.
     broke_off: Option<Duration>,
+    sending: BTreeMap<u64, Sending>,
+    receiving: Option<Receiving>,
+    /// The roster was told since it last changed.
+    roster_told: bool,
+    removed: bool,
     status: Status,
     now: Duration,
     outputs: Vec<Output<T>>,
 }
 
 impl<T> Node<T> {
-    /// Opens a member, or makes the first one of a new cluster as `genesis` says. `now` is the time on the clock that
-    /// [`Node::step`] will go by.
+    /// Opens a member, or makes one as `genesis` says. `now` is the time on the clock that [`Node::step`] will go by.
     ///
     /// # Errors
     /// See [`NodeError`].
@@ -104,75 +99,89 @@ impl<T> Node<T> {
         disk: Arc<dyn Disk>,
         options: Options,
         now: Duration,
+        outbox: Outbox,
         genesis: impl FnOnce() -> Genesis,
     ) -> Result<Self, NodeError> {
-        let state = State::open(Arc::clone(&disk), options.cache_bytes, genesis)?;
+        let open_wal = |owner| {
+            Wal::open(
+                Arc::clone(&disk),
+                owner,
+                options.seed,
+                options.segment_bytes,
+            )
+        };
+        if !State::exists(&*disk)? {
+            // The log comes first: a state without one has then surely lost it.
+            Wal::remove_unused(&*disk)?;
+            let genesis = genesis();
+            open_wal(Owner {
+                cluster: genesis.cluster,
+                member: genesis.member,
+            })?;
+            State::create(&*disk, options.cache_bytes, &genesis)?;
+        }
+        State::clear_incoming(&*disk)?;
+        let state = State::open(Arc::clone(&disk), options.cache_bytes)?;
         let owner = state.owner;
-        let (wal, recovered) = Wal::open(
-            Arc::clone(&disk),
-            owner,
-            options.seed,
-            options.segment_bytes,
-        )?;
-        let applied = state.applied.0;
-        let last = recovered.entries.last().map_or(0, |e| e.index);
-        let first = recovered
-            .entries
-            .iter()
-            .map(|e| e.index)
-            .find(|index| *index > applied);
-        // The log's last entries may all be applied and given up, but never fewer than those that were known to be durable.
-        let known = applied.max(recovered.hard_state.commit);
-        if last.max(applied) < known || (last < applied && recovered.hard_state.commit < applied) {
-            return Err(NodeError::LogEndsEarly { last, known });
+        if !Wal::exists(&*disk)? {
+            return Err(NodeError::LogMissing);
         }
-        if let Some(first) = first.filter(|first| *first > applied + 1) {
-            return Err(NodeError::LogBeginsLate { first, applied });
+        let (mut wal, mut recovered) = open_wal(owner)?;
+        if is_void(&recovered, state.installed) {
+            wal.append(Some(state.installed), &[], &recovered.hard_state)?;
+            recovered.entries.clear();
         }
-        let entries: Vec<Entry> = recovered
-            .entries
-            .into_iter()
-            .filter(|e| e.index > applied)
-            .collect();
+        check_ends(&recovered, &state)?;
         let hard_state = recovered.hard_state;
+        let (before, entries) = kept(recovered.entries, state.applied);
         let consensus = RaftConsensus::new(Start {
             member: owner.member,
-            members: state.members.clone(),
+            members: state.roster.ids(),
             hard_state,
             applied: state.applied,
+            before,
             entries,
+            seed: options.seed,
         })?;
         let mut node = Self {
             disk,
-            options,
             owner,
+            outbox,
             consensus,
             wal,
             state,
             leases: Leases::default(),
             hard_state,
             hard_state_unsaved: false,
-            pending: BTreeMap::new(),
+            life: (options.seed >> 32) as u32 ^ options.seed as u32,
+            options,
             requests: 0,
+            pending: BTreeMap::new(),
+            seen_term: 0,
+            seen: HashMap::new(),
             physical: HashMap::new(),
             compacting: Vec::new(),
-            new_reads: Vec::new(),
-            asked_reads: BTreeMap::new(),
-            reads: 0,
-            placed_reads: Vec::new(),
+            reads: requests::Reads::default(),
+            questions: requests::Questions::default(),
+            transferring: None,
             serving_term: None,
             next_tick: now + TICK,
+            ticks: 0,
             quiet_ticks: 0,
             queued_bytes: 0,
             unsaved_bytes: 0,
             unsaved_since: None,
             full: false,
             broke_off: None,
+            sending: BTreeMap::new(),
+            receiving: None,
+            roster_told: false,
+            removed: false,
             status: Status::default(),
             now,
             outputs: Vec::new(),
         };
-        if node.consensus.is_alone() {
+        if node.is_alone() {
             node.consensus.campaign();
         }
         node.look_for_room()?;
@@ -194,12 +203,14 @@ impl<T> Node<T> {
         self.state.database()
     }
 
-    /// The members as they are recorded.
-    ///
-    /// # Errors
-    /// Of the state.
-    pub fn member_records(&self) -> Result<Vec<Member>, NodeError> {
-        Ok(self.state.member_records()?)
+    /// Who takes part.
+    pub fn roster(&self) -> &Roster {
+        &self.state.roster
+    }
+
+    /// Whether this member alone decides, and no one follows.
+    fn is_alone(&self) -> bool {
+        matches!(self.state.roster.members.as_slice(), [only] if only.id == self.owner.member)
     }
 
     /// Until when the node need not be stepped if nothing comes in.
@@ -241,6 +252,7 @@ impl<T> Node<T> {
             self.next_tick += TICK;
         }
         if ticks > 0 {
+            self.ticks += ticks as u64;
             self.tick()?;
         }
         self.expire_leases();
@@ -260,147 +272,51 @@ impl<T> Node<T> {
         if self.state.is_dirty() && !self.is_short_of_room()? {
             self.checkpoint()?;
         }
-        for (_, (_, ticket)) in std::mem::take(&mut self.pending) {
-            self.outputs.push(Output::Reply {
-                ticket,
-                result: Err(Refused::Stopped),
-            });
-        }
+        self.stop_requests();
         Ok(self.outputs)
     }
 
-    fn take(&mut self, input: Input<T>) -> Result<(), NodeError> {
-        let (ticket, result) = match input {
-            Input::Propose { command, ticket } => return self.propose(&command, ticket),
-            Input::Read { ticket } if self.serving_term.is_some() => {
-                self.new_reads.push(ticket);
-                return Ok(());
-            }
-            Input::Renew { id, ticket } if self.serving_term.is_some() => {
-                let revision = self.state.revision;
-                (
-                    ticket,
-                    Ok(Reply::Renewed {
-                        revision,
-                        ttl: self.leases.renew(id, self.now),
-                    }),
-                )
-            }
-            Input::TimeToLive { id, ticket } if self.serving_term.is_some() => {
-                let revision = self.state.revision;
-                (
-                    ticket,
-                    Ok(Reply::TimeToLive {
-                        revision,
-                        times: self.leases.time_to_live(id, self.now),
-                    }),
-                )
-            }
-            Input::Read { ticket }
-            | Input::Renew { ticket, .. }
-            | Input::TimeToLive { ticket, .. } => (ticket, Err(Refused::NoLeader)),
-            Input::Receive(message) => {
-                self.consensus.receive(*message);
-                return Ok(());
-            }
-        };
-        self.outputs.push(Output::Reply { ticket, result });
-        Ok(())
-    }
-
-    fn propose(&mut self, command: &Command, ticket: T) -> Result<(), NodeError> {
-        let size = command.body_bytes();
-        if self.queued_bytes > 0 && self.queued_bytes + size > BATCH_BYTES {
-            self.run()?;
-            self.wal.prepare()?;
-        }
-        let reserve = if command.grows() {
-            LOG_RESERVE_BYTES
-        } else {
-            OWN_RESERVE_BYTES
-        };
-        let refused = if size > MAX_REQUEST_BYTES {
-            Some(Refused::TooLarge)
-        } else if self.serving_term.is_none() {
-            Some(Refused::NoLeader)
-        } else if (command.grows() && self.full)
-            || self.wal.room_bytes() < self.queued_bytes + size + reserve
-        {
-            Some(Refused::NoSpace)
-        } else {
-            None
-        };
-        if let Some(refused) = refused {
-            self.outputs.push(Output::Reply {
-                ticket,
-                result: Err(refused),
-            });
-            return Ok(());
-        }
-        match self.append(command) {
-            Some(number) => {
-                if let Command::Compact(request) = command
-                    && request.physical
-                {
-                    self.physical.insert(number, request.revision);
-                }
-                self.pending.insert(number, (self.now, ticket));
-            }
-            None => self.outputs.push(Output::Reply {
-                ticket,
-                result: Err(Refused::NoLeader),
-            }),
-        }
-        Ok(())
-    }
-
-    /// Gives a command to consensus; its number, if that took it.
-    fn append(&mut self, command: &Command) -> Option<u64> {
-        self.requests = self.requests.wrapping_add(1);
-        let number = (self.consensus.standing().term << 32) | u64::from(self.requests);
-        let data = command.encode(Origin {
-            member: self.owner.member,
-            number,
+    fn send(&mut self, to: u64, body: Body) {
+        self.outbox.send(PeerMessage {
+            from: self.owner.member,
+            to,
+            body,
         });
-        // What surrounds an entry in a block is less than this.
-        self.queued_bytes += data.len() + 64;
-        self.consensus.propose(data).ok().map(|()| number)
-    }
-
-    fn ask_for_reads(&mut self) {
-        if self.new_reads.is_empty() {
-            return;
-        }
-        self.reads += 1;
-        self.asked_reads
-            .insert(self.reads, (self.now, std::mem::take(&mut self.new_reads)));
-        self.consensus.read(self.reads);
     }
 
     /// Does what consensus wants done.
     fn run(&mut self) -> Result<(), NodeError> {
         while let Some(work) = self.consensus.work() {
-            self.outputs.extend(work.send.into_iter().map(Output::Send));
+            for message in work.send {
+                if let Some(mark) = message.snapshot() {
+                    self.begin_sending(mark, message)?;
+                } else {
+                    self.send(message.to(), Body::Consensus(message));
+                }
+            }
             if let Some(hard_state) = work.hard_state {
                 self.hard_state = hard_state;
                 self.hard_state_unsaved = true;
             }
+            if let Some(mark) = &work.install {
+                self.install(mark)?;
+            }
+            let reset = work.install.map(|mark| (mark.index, mark.term));
             if work.must_write || !work.entries.is_empty() {
-                self.wal.append(None, &work.entries, &self.hard_state)?;
-                self.hard_state_unsaved = false;
-                self.quiet_ticks = 0;
-                self.unsaved_bytes += work.entries.iter().map(|e| e.data.len()).sum::<usize>();
+                self.write(reset, &work.entries)?;
             }
             self.consensus.written(work.number);
-            self.outputs
-                .extend(work.send_after_write.into_iter().map(Output::Send));
+            if let Some((index, term)) = reset {
+                self.consensus.applied(index, term);
+            }
+            for message in work.send_after_write {
+                self.send(message.to(), Body::Consensus(message));
+            }
             if !work.committed.is_empty() {
                 self.apply(&work.committed)?;
             }
             for (number, index) in work.reads {
-                if let Some((_, tickets)) = self.asked_reads.remove(&number) {
-                    self.placed_reads.push((index, tickets));
-                }
+                self.reads.placed(number, index);
             }
             self.release_reads();
         }
@@ -408,20 +324,13 @@ impl<T> Node<T> {
         Ok(())
     }
 
-    /// Answers the reads whose place in the log has been reached.
-    fn release_reads(&mut self) {
-        let applied = self.state.applied.0;
-        for (index, tickets) in std::mem::take(&mut self.placed_reads) {
-            if index <= applied {
-                self.outputs
-                    .extend(tickets.into_iter().map(|ticket| Output::Reply {
-                        ticket,
-                        result: Ok(Reply::Read),
-                    }));
-            } else {
-                self.placed_reads.push((index, tickets));
-            }
-        }
+    /// Writes to the log; all of it is durable then.
+    fn write(&mut self, reset: Option<(u64, u64)>, entries: &[Entry]) -> Result<(), NodeError> {
+        self.wal.append(reset, entries, &self.hard_state)?;
+        self.hard_state_unsaved = false;
+        self.quiet_ticks = 0;
+        self.unsaved_bytes += entries.iter().map(|e| e.data.len()).sum::<usize>();
+        Ok(())
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), NodeError> {
@@ -434,10 +343,10 @@ impl<T> Node<T> {
         };
         self.unsaved_since.get_or_insert(self.now);
         for (origin, applied) in applied {
-            self.pass_on(origin, applied);
+            self.pass_on(origin, applied)?;
         }
         let (index, term) = self.state.applied;
-        self.consensus.applied(index);
+        self.consensus.applied(index, term);
         let standing = self.consensus.standing();
         if standing.leads && term == standing.term && self.serving_term != Some(term) {
             self.serving_term = Some(term);
@@ -447,7 +356,13 @@ impl<T> Node<T> {
         Ok(())
     }
 
-    fn pass_on(&mut self, origin: Option<Origin>, applied: Applied) {
+    fn pass_on(&mut self, origin: Option<Origin>, applied: Applied) -> Result<(), NodeError> {
+        if let Some(change) = applied.change {
+            self.follow_change(change)?;
+        }
+        if applied.members_changed {
+            self.roster_told = false;
+        }
         if let Some(change) = applied.lease {
             self.leases.follow(change, self.now);
         }
@@ -466,51 +381,8 @@ impl<T> Node<T> {
             self.outputs
                 .push(Output::Compacted(self.state.compact_revision));
         }
-        let Some(origin) = origin.filter(|o| o.member == self.owner.member) else {
-            return;
-        };
-        let physical = self.physical.remove(&origin.number);
-        let Some((_, ticket)) = self.pending.remove(&origin.number) else {
-            return;
-        };
-        match (physical, applied.answer) {
-            (Some(revision), Ok(answer)) => self.compacting.push((revision, ticket, answer)),
-            (_, answer) => self.outputs.push(Output::Reply {
-                ticket,
-                result: answer.map(Reply::Answer),
-            }),
-        }
-    }
-
-    /// The database broke off for want of room: go back to what is durable and apply the log again. No one notices,
-    /// since the same entries give the same state.
-    fn recover(&mut self) -> Result<(), NodeError> {
-        log::warn!("no room left for the state: applying the log again from the last checkpoint");
-        let (target, _) = self.state.applied;
-        self.full = true;
-        self.broke_off = Some(self.now);
-        self.state.reopen()?;
-        let entries = self.consensus.entries_after(self.state.applied.0, target);
-        self.state.apply(&entries)?;
-        Ok(())
-    }
-
-    fn compact(&mut self) -> Result<(), NodeError> {
-        match self.state.compact_some(COMPACT_RECORDS) {
-            Err(err) if err.is_full() => self.recover()?,
-            other => other?,
-        }
-        self.unsaved_since.get_or_insert(self.now);
-        let done = self.state.compacted;
-        for (revision, ticket, answer) in std::mem::take(&mut self.compacting) {
-            if revision <= done {
-                self.outputs.push(Output::Reply {
-                    ticket,
-                    result: Ok(Reply::Answer(answer)),
-                });
-            } else {
-                self.compacting.push((revision, ticket, answer));
-            }
+        if let Some(origin) = origin.filter(|o| o.member == self.owner.member) {
+            self.answer(origin.number, applied.answer);
         }
         Ok(())
     }
@@ -529,128 +401,105 @@ impl<T> Node<T> {
             self.save_hard_state()?;
         }
         self.look_for_room()?;
-        self.time_out();
+        self.tick_requests();
+        self.tick_transfers()?;
+        self.tick_changes();
         Ok(())
     }
 
     /// Writes the hard state if it has changed: then a reader of the log knows up to where it was durable.
     fn save_hard_state(&mut self) -> Result<(), NodeError> {
-        if self.hard_state_unsaved && self.wal.room_bytes() > OWN_RESERVE_BYTES / 2 {
+        if self.hard_state_unsaved && self.has_own_room() {
             self.wal.append(None, &[], &self.hard_state)?;
             self.hard_state_unsaved = false;
         }
         Ok(())
     }
 
-    fn is_short_of_room(&self) -> Result<bool, NodeError> {
-        Ok(self.disk.free_bytes().map_err(NodeError::Free)? < DISK_RESERVE_BYTES)
-    }
-
-    fn look_for_room(&mut self) -> Result<(), NodeError> {
-        let over_quota =
-            u64::try_from(self.state.live_bytes).unwrap_or(0) > self.options.quota_bytes;
-        let full = over_quota
-            || self.broke_off.is_some()
-            || self.is_short_of_room()?
-            || !self.wal.prepare()?;
-        if full != self.full {
-            if full {
-                log::warn!(
-                    "no room: writes are refused until there is ({} bytes of records)",
-                    self.state.live_bytes
-                );
-            } else {
-                log::info!("there is room again: writes are taken");
-            }
-        }
-        self.full = full;
-        Ok(())
-    }
-
-    fn time_out(&mut self) {
-        let now = self.now;
-        let late = |since: &Duration| now.saturating_sub(*since) > REQUEST_TIMEOUT;
-        // Numbers grow with time, so the oldest come first.
-        while let Some(first) = self.pending.first_entry().filter(|e| late(&e.get().0)) {
-            let number = *first.key();
-            let (_, ticket) = first.remove();
-            self.physical.remove(&number);
-            self.outputs.push(Output::Reply {
-                ticket,
-                result: Err(Refused::TimedOut),
-            });
-        }
-        while let Some(first) = self.asked_reads.first_entry().filter(|e| late(&e.get().0)) {
-            for ticket in first.remove().1 {
-                self.outputs.push(Output::Reply {
-                    ticket,
-                    result: Err(Refused::TimedOut),
-                });
-            }
-        }
-    }
-
-    fn expire_leases(&mut self) {
-        if self.serving_term.is_none() {
-            return;
-        }
-        for id in self.leases.expired(self.now, EXPIRE_LEASES) {
-            let room = self.wal.room_bytes() > self.queued_bytes + OWN_RESERVE_BYTES / 2;
-            if !room
-                || self
-                    .append(&Command::LeaseRevoke(LeaseRevokeRequest { id }))
-                    .is_none()
-            {
-                self.leases.retry(id);
-                return;
-            }
-        }
-    }
-
-    fn checkpoint_if_due(&mut self) -> Result<(), NodeError> {
-        let after = |since: Option<Duration>, time| {
-            since.is_some_and(|since| self.now.saturating_sub(since) >= time)
-        };
-        let due = match self.broke_off {
-            Some(since) => after(Some(since), RETRY_TIME),
-            None => {
-                after(self.unsaved_since, CHECKPOINT_TIME) || self.unsaved_bytes >= CHECKPOINT_BYTES
-            }
-        };
-        if due && self.state.is_dirty() && !self.is_short_of_room()? {
-            self.checkpoint()?;
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&mut self) -> Result<(), NodeError> {
-        match self.state.checkpoint() {
-            Err(err) if err.is_full() => return self.recover(),
-            other => other?,
-        }
-        self.unsaved_bytes = 0;
-        self.unsaved_since = None;
-        if self.broke_off.take().is_some() {
-            self.look_for_room()?;
-        }
-        let durable = self.state.durable.0;
-        self.consensus.forget(durable);
-        self.wal.trim(durable)?;
-        Ok(())
-    }
-
     fn report(&mut self) {
+        let standing = self.consensus.standing();
+        let serves = if standing.leads {
+            self.serving_term == Some(standing.term)
+        } else {
+            standing.leader != 0
+        };
         let status = Status {
-            standing: self.consensus.standing(),
-            serves: self.serving_term.is_some(),
+            standing,
+            serves,
             applied_index: self.state.applied.0,
             live_bytes: self.state.live_bytes,
             full: self.full,
         };
         if status != self.status {
+            let led_before = self.status.standing.leader;
             self.status = status;
             // Before the answers, so that their headers have the right term.
             self.outputs.insert(0, Output::Status(status));
+            if led_before != standing.leader && standing.leader != 0 {
+                self.send_held_requests();
+            }
+        }
+        if !self.roster_told {
+            self.roster_told = true;
+            self.outputs
+                .push(Output::Roster(Box::new(self.state.roster.clone())));
+        }
+        if self.removed {
+            self.outputs.push(Output::Removed);
+        }
+    }
+}
+
+/// Whether the log is older than the state that was received: that took the log's place, but there was no time to say so.
+fn is_void(recovered: &Recovered, installed: (u64, u64)) -> bool {
+    if recovered.reset == Some(installed) {
+        return false;
+    }
+    let Some(last) = recovered.entries.last() else {
+        return false;
+    };
+    let other = recovered
+        .entries
+        .iter()
+        .find(|e| e.index == installed.0)
+        .is_some_and(|e| e.term != installed.1);
+    last.index < installed.0 || other
+}
+
+/// The log's last entries may all be applied and given up, but never fewer than those that were known to be durable.
+fn check_ends(recovered: &Recovered, state: &State) -> Result<(), NodeError> {
+    let applied = state.applied.0;
+    let last = recovered.entries.last().map_or(0, |e| e.index);
+    let commit = recovered.hard_state.commit;
+    let known = applied.max(commit);
+    let fresh = applied == state.installed.0;
+    if last.max(applied) < known || (last < applied && commit < applied && !fresh) {
+        return Err(NodeError::LogEndsEarly { last, known });
+    }
+    let first = recovered.entries.iter().map(|e| e.index);
+    if let Some(first) = first
+        .filter(|index| *index > applied)
+        .min()
+        .filter(|first| *first > applied + 1)
+    {
+        return Err(NodeError::LogBeginsLate { first, applied });
+    }
+    Ok(())
+}
+
+/// The entries that consensus is given, and what comes before them.
+fn kept(mut entries: Vec<Entry>, applied: (u64, u64)) -> ((u64, u64), Vec<Entry>) {
+    let reaches = entries.last().is_some_and(|e| e.index >= applied.0);
+    match entries.first() {
+        // Those that are applied already may be of use to members that lag behind.
+        Some(first) if reaches && first.index <= applied.0 => {
+            let before = (first.index, first.term);
+            entries.remove(0);
+            (before, entries)
+        }
+        _ => {
+            entries.retain(|e| e.index > applied.0);
+            (applied, entries)
         }
     }
 }

@@ -60,6 +60,42 @@ pub enum Refused {
     /// No member has that id.
     #[error("etcdserver: member not found")]
     MemberNotFound,
+    /// A member has that id, or had it.
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    /// A member has that URL for its peers.
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    /// A URL for peers that is none, or not `http`.
+    #[error("etcdserver: given member URLs are invalid")]
+    BadMemberUrl,
+    /// More than [`crate::roster::MAX_LEARNERS`].
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// Only a learner can be promoted.
+    #[error("etcdserver: can only promote a learner member")]
+    NotLearner,
+    /// The learner has not caught up.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    /// Too few of the voters that would be left are there.
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Another change of members is under way.
+    #[error("etcdserver: another change of members is under way")]
+    ChangePending,
+    /// Only the leader can do it.
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    /// Leadership can be given to a voter only.
+    #[error("etcdserver: bad leader transferee")]
+    BadTransferee,
+    /// Leadership did not change in time.
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TransferTimedOut,
+    /// The member has been removed from the cluster.
+    #[error("etcdserver: the member has been permanently removed from the cluster")]
+    Removed,
 }
 
 /// The gRPC status codes that are used (<https://grpc.io/docs/guides/status-codes/>).
@@ -91,12 +127,26 @@ impl Refused {
             | Self::LeaseProvided
             | Self::TooManyOperations
             | Self::DuplicateKey
+            | Self::BadMemberUrl
             | Self::TooLarge => Code::InvalidArgument,
             Self::Compacted | Self::FutureRevision | Self::LeaseTooLong => Code::OutOfRange,
             Self::NoSpace | Self::TooManyRequests => Code::ResourceExhausted,
             Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
-            Self::LeaseExists => Code::FailedPrecondition,
-            Self::NoLeader | Self::TimedOut | Self::Stopped => Code::Unavailable,
+            Self::LeaseExists
+            | Self::MemberExists
+            | Self::PeerUrlExists
+            | Self::TooManyLearners
+            | Self::NotLearner
+            | Self::LearnerNotReady
+            | Self::NotEnoughStarted
+            | Self::BadTransferee
+            | Self::NotLeader => Code::FailedPrecondition,
+            Self::NoLeader
+            | Self::TimedOut
+            | Self::Stopped
+            | Self::ChangePending
+            | Self::TransferTimedOut
+            | Self::Removed => Code::Unavailable,
             Self::Corrupt => Code::DataLoss,
         }
     }

@@ -1,10 +1,13 @@
-//! The shell around a member: one thread steps it, one serves etcd's v3 API and a little HTTP on the same port.
+//! The shell around a member: one thread steps it, one serves etcd's v3 API and a little HTTP on the same port, and
+//! carries messages between members.
 
+mod bootstrap;
 mod cluster;
 mod http;
 mod kv;
 mod lease;
 mod maintenance;
+mod peers;
 mod shared;
 mod watch;
 
@@ -21,11 +24,14 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::disk::Directory;
-use crate::node::{Input, Node, NodeError, Options, Output};
+use crate::node::{Input, Node, NodeError, Options, Outbox, Output};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
-use crate::state::Genesis;
+use peers::Lanes;
 use shared::{Shared, Ticket};
+
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use peers::{address_of, ask_members};
 
 /// The version of etcd whose API is answered, as clients ask for it.
 pub const ETCD_VERSION: &str = "3.4.23";
@@ -47,8 +53,12 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// The URLs that clients are told.
     pub client_urls: Vec<String>,
+    /// Where other members are listened to.
+    pub peer_listen: Vec<SocketAddr>,
     /// The URLs that other members are told.
     pub peer_urls: Vec<String>,
+    /// What to be when there is no data yet.
+    pub bootstrap: Bootstrap,
     /// The machine's own; the seed is drawn anew.
     pub options: Options,
 }
@@ -74,6 +84,12 @@ pub enum ServeError {
         #[source]
         err: io::Error,
     },
+    /// It is not known what the member is to be.
+    #[error("begin without data")]
+    Bootstrap(#[from] BootstrapError),
+    /// The member was removed from its cluster.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
     /// The runtime cannot be made.
     #[error("start the runtime")]
     Runtime(#[source] io::Error),
@@ -117,16 +133,8 @@ pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeE
 async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
-    let mut listeners = Vec::new();
-    for address in &settings.listen {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|err| ServeError::Listen {
-                address: *address,
-                err,
-            })?;
-        listeners.push(listener);
-    }
+    let listeners = bind(&settings.listen).await?;
+    let peer_listeners = bind(&settings.peer_listen).await?;
     let data_dir = |err| ServeError::DataDir {
         path: settings.data_dir.clone(),
         err,
@@ -137,16 +145,28 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         seed: shared::random_u64(),
         ..settings.options.clone()
     };
-    let node = Node::open(disk, options, clock.elapsed(), || genesis(settings))?;
+    let first = bootstrap::first(&*disk, settings).await?;
+    let lanes = Arc::new(Lanes::default());
+    let outbox = {
+        let lanes = Arc::clone(&lanes);
+        Outbox::new(move |message| lanes.send(&message))
+    };
+    let genesis = first.genesis;
+    let node = Node::open(disk, options, clock.elapsed(), outbox, move || genesis)?;
     let owner = node.owner();
-    let members = node.member_records()?;
+    for member in first.others {
+        lanes.add(&member, owner);
+    }
     let (inputs, from_clients) = mpsc::channel();
     let (to_clients, outputs) = unbounded_channel();
-    let shared = Arc::new(Shared::new(&node, members, settings, inputs)?);
+    let shared = Arc::new(Shared::new(&node, settings, lanes, inputs)?);
     let thread = std::thread::Builder::new()
         .name("member".into())
         .spawn(move || member_thread(node, clock, &from_clients, &to_clients))
         .map_err(ServeError::Thread)?;
+    for listener in peer_listeners {
+        tokio::spawn(peers::listen(Arc::clone(&shared), listener));
+    }
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), outputs));
     let mut served = tokio::task::JoinSet::new();
@@ -165,20 +185,38 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         served.spawn(server.serve_with_incoming_shutdown(incoming, until));
     }
     drop(stopped);
-    shared.wait_until_serving().await;
-    ready(&Ready {
-        listen,
-        cluster: owner.cluster,
-        member: owner.member,
-    });
-    tokio::select! {
-        _ = terminate.recv() => log::info!("terminated: stopping"),
-        _ = interrupt.recv() => log::info!("interrupted: stopping"),
-        _ = &mut dispatcher => {}
-        Some(ended) = served.join_next() => match ended {
-            Ok(Err(err)) => return Err(err.into()),
-            _ => return Err(ServeError::Gone),
-        },
+    let mut removed = shared.removed();
+    let published = shared.publish(&settings.name, &settings.client_urls);
+    tokio::pin!(published);
+    let mut ready = Some(ready);
+    let mut ended = Ok(());
+    loop {
+        tokio::select! {
+            () = &mut published, if ready.is_some() => if let Some(ready) = ready.take() {
+                ready(&Ready {
+                    listen: listen.clone(),
+                    cluster: owner.cluster,
+                    member: owner.member,
+                });
+            },
+            _ = terminate.recv() => {
+                log::info!("terminated: stopping");
+                break;
+            }
+            _ = interrupt.recv() => {
+                log::info!("interrupted: stopping");
+                break;
+            }
+            _ = removed.wait_for(|removed| *removed) => {
+                ended = Err(ServeError::Removed);
+                break;
+            }
+            _ = &mut dispatcher => break,
+            Some(served) = served.join_next() => match served {
+                Ok(Err(err)) => return Err(err.into()),
+                _ => return Err(ServeError::Gone),
+            },
+        }
     }
     let _ = stop.send(true);
     shared.stop();
@@ -187,25 +225,23 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         tokio::time::timeout(GRACE, async { while served.join_next().await.is_some() {} }).await;
     served.abort_all();
     match thread.join() {
-        Ok(ended) => Ok(ended?),
+        Ok(done) => done.map_err(ServeError::from).and(ended),
         Err(_) => Err(ServeError::Gone),
     }
 }
 
-/// Draws the ids of a new cluster.
-fn genesis(settings: &Settings) -> Genesis {
-    let id = shared::random_u64().max(1);
-    let member = pb::Member {
-        id,
-        name: settings.name.clone(),
-        peer_ur_ls: settings.peer_urls.clone(),
-        client_ur_ls: settings.client_urls.clone(),
-        is_learner: false,
-    };
-    Genesis {
-        cluster: shared::random_u64().max(1),
-        members: vec![member],
+async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|err| ServeError::Listen {
+                address: *address,
+                err,
+            })?;
+        listeners.push(listener);
     }
+    Ok(listeners)
 }
 
 fn routes(shared: &Arc<Shared>) -> Routes {

@@ -4,23 +4,28 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use prost::Message;
 use redb::{Durability, ReadOnlyTable, ReadTransaction, StorageBackend, TableDefinition};
 
-use crate::command::{Command, CommandError, Origin};
-use crate::consensus::{Entry, EntryKind, Members};
+use crate::command::{Change, Command, CommandError, Origin};
+use crate::consensus::{Entry, EntryKind, Mark};
 use crate::disk::{Disk, DiskFile};
 use crate::mvcc::compact;
-use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, MEMBERS, META, REVISIONS};
+use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, META, REVISIONS};
 use crate::mvcc::write::{Applied, Writer};
 use crate::proto::etcdserverpb::Member;
+use crate::roster::Roster;
 use crate::wal::Owner;
+
+pub mod incoming;
+pub mod outgoing;
 
 /// Name of the file.
 pub const STATE_FILE: &str = "state.redb";
 /// Its name until it is complete.
 const NEW_STATE_FILE: &str = "state.new";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Index and term that the first members begin after: a later one then always begins with a snapshot.
+pub const FIRST_ENTRY: (u64, u64) = (1, 1);
 /// Revision of a keyspace that no one has written to, as in etcd.
 pub const FIRST_REVISION: i64 = 1;
 
@@ -48,9 +53,6 @@ pub enum StateError {
     /// A value of `meta` is missing or of the wrong length.
     #[error("{0:?} in the table meta is missing or broken")]
     Meta(&'static str),
-    /// A member's record is broken.
-    #[error("the record of member {0:x} is broken")]
-    Member(u64),
     /// Written by a later version.
     #[error("state format {0} is not known")]
     Format(u32),
@@ -63,9 +65,12 @@ pub enum StateError {
         #[source]
         err: CommandError,
     },
-    /// The log holds a change of members, which this version does not make.
-    #[error("entry {0} of the log changes the members")]
+    /// The log holds a change of members of a kind that is not made.
+    #[error("entry {0} of the log changes several members at once")]
     Change(u64),
+    /// What came as a snapshot is not one.
+    #[error("the snapshot is broken: {0}")]
+    Snapshot(&'static str),
 }
 
 impl StateError {
@@ -147,11 +152,13 @@ impl StorageBackend for Backend {
 }
 
 /// What a new member is to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Genesis {
-    /// Id of the new cluster.
+    /// Id of the cluster.
     pub cluster: u64,
-    /// The members; the first one is this.
+    /// Id of this member.
+    pub member: u64,
+    /// The first members; none when this one joins a cluster that is there.
     pub members: Vec<Member>,
 }
 
@@ -165,7 +172,9 @@ pub struct State {
     /// Whose state it is.
     pub owner: Owner,
     /// Who takes part.
-    pub members: Members,
+    pub roster: Roster,
+    /// Index and term of the entry that the state was received, or made, with.
+    pub installed: (u64, u64),
     /// Index and term of the last applied entry.
     pub applied: (u64, u64),
     /// The same, as it would be found after a crash.
@@ -183,30 +192,38 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the state, or makes it as `genesis` says.
+    /// Whether a state is in the directory.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn exists(disk: &dyn Disk) -> Result<bool, StateError> {
+        let names = disk.list().map_err(StateError::File)?;
+        Ok(names.iter().any(|n| n == STATE_FILE))
+    }
+
+    /// Makes a state. It gets its name when it is whole: a crash before that leaves nothing to be read.
     ///
     /// # Errors
     /// See [`StateError`].
-    pub fn open(
-        disk: Arc<dyn Disk>,
+    pub fn create(
+        disk: &dyn Disk,
         cache_bytes: usize,
-        genesis: impl FnOnce() -> Genesis,
-    ) -> Result<Self, StateError> {
-        let names = disk.list().map_err(StateError::File)?;
-        let (raw, retired) = if names.iter().any(|n| n == STATE_FILE) {
-            open_database(&*disk, STATE_FILE, cache_bytes)?
-        } else {
-            // It gets its name when it is whole: a crash before that leaves nothing to be read.
-            if names.iter().any(|n| n == NEW_STATE_FILE) {
-                disk.remove(NEW_STATE_FILE).map_err(StateError::File)?;
-            }
-            let made = open_database(&*disk, NEW_STATE_FILE, cache_bytes)?;
-            make(&made.0, &genesis())?;
-            disk.rename(NEW_STATE_FILE, STATE_FILE)
-                .map_err(StateError::File)?;
-            disk.sync_names().map_err(StateError::File)?;
-            made
-        };
+        genesis: &Genesis,
+    ) -> Result<(), StateError> {
+        let (made, _) = new_database(disk, NEW_STATE_FILE, cache_bytes)?;
+        make(&made, genesis)?;
+        drop(made);
+        disk.rename(NEW_STATE_FILE, STATE_FILE)
+            .and_then(|()| disk.sync_names())
+            .map_err(StateError::File)
+    }
+
+    /// Opens the state.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, StateError> {
+        let (raw, retired) = open_database(&*disk, STATE_FILE, cache_bytes)?;
         let database = Database(Arc::new(RwLock::new(Arc::new(raw))));
         let mut state = Self {
             disk,
@@ -217,7 +234,8 @@ impl State {
                 cluster: 0,
                 member: 0,
             },
-            members: Members::default(),
+            roster: Roster::default(),
+            installed: (0, 0),
             applied: (0, 0),
             durable: (0, 0),
             revision: 0,
@@ -242,10 +260,12 @@ impl State {
             cluster: number("cluster_id")?,
             member: number("member_id")?,
         };
-        self.members = Members {
-            voters: meta_ids(&meta, "voters")?,
-            learners: meta_ids(&meta, "learners")?,
-        };
+        let roster = meta
+            .get("roster")
+            .during("read meta")?
+            .ok_or(StateError::Meta("roster"))?;
+        self.roster = Roster::decode(roster.value()).ok_or(StateError::Meta("roster"))?;
+        self.installed = (number("installed_index")?, number("installed_term")?);
         self.applied = (number("applied_index")?, number("applied_term")?);
         self.durable = self.applied;
         self.revision = meta_i64(&meta, "revision")?;
@@ -261,7 +281,8 @@ impl State {
         self.database.clone()
     }
 
-    /// Drops all that is not durable and opens the file anew, after an error. The applied index goes back.
+    /// Drops all that is not durable and opens the file anew: after an error, when the applied index goes back, and when
+    /// another state has taken its place.
     ///
     /// # Errors
     /// See [`StateError`].
@@ -296,28 +317,41 @@ impl State {
         transaction
             .set_durability(Durability::None)
             .map_err(|_| StateError::Meta("durability"))?;
-        let (revision, compact_revision, live_bytes) = {
+        let (revision, compact_revision, live_bytes, roster) = {
             let mut writer = Writer::new(
                 &transaction,
                 self.revision,
                 self.compact_revision,
                 self.live_bytes,
+                self.roster.clone(),
             )?;
             for entry in entries.iter().filter(|e| e.index > self.applied.0) {
-                if entry.kind != EntryKind::Command {
-                    return Err(StateError::Change(entry.index));
+                let command_error = |err| StateError::Command {
+                    index: entry.index,
+                    err,
+                };
+                match entry.kind {
+                    EntryKind::Command => {}
+                    EntryKind::Change => {
+                        let (origin, change) =
+                            Change::decode(&entry.context).map_err(command_error)?;
+                        out.push((Some(origin), writer.apply_change(&change)));
+                        continue;
+                    }
+                    EntryKind::JointChange => return Err(StateError::Change(entry.index)),
                 }
                 if entry.data.is_empty() {
                     continue;
                 }
-                let (origin, command) =
-                    Command::decode(&entry.data).map_err(|err| StateError::Command {
-                        index: entry.index,
-                        err,
-                    })?;
+                let (origin, command) = Command::decode(&entry.data).map_err(command_error)?;
                 out.push((Some(origin), writer.apply(&command)?));
             }
-            (writer.revision, writer.compact_revision, writer.live_bytes)
+            (
+                writer.revision,
+                writer.compact_revision,
+                writer.live_bytes,
+                writer.roster,
+            )
         };
         {
             let mut meta = transaction.open_table(META).during("open a table")?;
@@ -331,12 +365,16 @@ impl State {
             if compact_revision != self.compact_revision {
                 put("compact_revision", &compact_revision.to_le_bytes())?;
             }
+            if roster != self.roster {
+                put("roster", &roster.encode())?;
+            }
         }
         transaction.commit().during("commit")?;
         self.applied = (last.index, last.term);
         self.revision = revision;
         self.compact_revision = compact_revision;
         self.live_bytes = live_bytes;
+        self.roster = roster;
         Ok(out)
     }
 
@@ -419,20 +457,27 @@ impl State {
         Ok(out)
     }
 
-    /// The members as they are recorded.
-    ///
-    /// # Errors
-    /// See [`StateError`].
-    pub fn member_records(&self) -> Result<Vec<Member>, StateError> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(MEMBERS).during("open a table")?;
-        let mut out = Vec::new();
-        for item in table.range::<u64>(..).during("read members")? {
-            let (id, record) = item.during("read members")?;
-            out.push(Member::decode(record.value()).map_err(|_| StateError::Member(id.value()))?);
+    /// What a snapshot of the state stands for.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            index: self.applied.0,
+            term: self.applied.1,
+            members: self.roster.ids(),
         }
-        Ok(out)
     }
+}
+
+/// A database in a new file.
+fn new_database(
+    disk: &dyn Disk,
+    name: &str,
+    cache_bytes: usize,
+) -> Result<(redb::Database, Arc<AtomicBool>), StateError> {
+    let names = disk.list().map_err(StateError::File)?;
+    if names.iter().any(|n| n == name) {
+        disk.remove(name).map_err(StateError::File)?;
+    }
+    open_database(disk, name, cache_bytes)
 }
 
 fn open_database(
@@ -454,50 +499,46 @@ fn open_database(
 }
 
 /// Makes all tables, so that readers find them.
-fn make(database: &redb::Database, genesis: &Genesis) -> Result<(), StateError> {
+fn make_tables(transaction: &redb::WriteTransaction) -> Result<(), StateError> {
     fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
         t: &redb::WriteTransaction,
         table: TableDefinition<'_, K, V>,
     ) -> Result<(), StateError> {
         t.open_table(table).map(|_| ()).during("make a table")
     }
+    table(transaction, CURRENT)?;
+    table(transaction, HISTORY)?;
+    table(transaction, REVISIONS)?;
+    table(transaction, LEASES)?;
+    table(transaction, LEASE_KEYS)?;
+    table(transaction, META)
+}
+
+fn make(database: &redb::Database, genesis: &Genesis) -> Result<(), StateError> {
     let mut transaction = database.begin_write().during("begin to make the state")?;
     transaction.set_quick_repair(true);
-    table(&transaction, CURRENT)?;
-    table(&transaction, HISTORY)?;
-    table(&transaction, REVISIONS)?;
-    table(&transaction, LEASES)?;
-    table(&transaction, LEASE_KEYS)?;
+    make_tables(&transaction)?;
     {
-        let mut members = transaction.open_table(MEMBERS).during("make a table")?;
-        for member in &genesis.members {
-            members
-                .insert(member.id, member.encode_to_vec().as_slice())
-                .during("write a member")?;
-        }
-        let ids = |learner: bool| {
-            genesis
-                .members
-                .iter()
-                .filter(|m| m.is_learner == learner)
-                .flat_map(|m| m.id.to_le_bytes())
-                .collect::<Vec<u8>>()
+        let applied = if genesis.members.is_empty() {
+            (0, 0)
+        } else {
+            FIRST_ENTRY
         };
-        let this = genesis.members.first().map_or(0, |m| m.id);
         let mut meta = transaction.open_table(META).during("make a table")?;
         let mut put =
             |name: &str, value: &[u8]| meta.insert(name, value).map(|_| ()).during("write meta");
         put("format", &FORMAT.to_le_bytes())?;
         put("cluster_id", &genesis.cluster.to_le_bytes())?;
-        put("member_id", &this.to_le_bytes())?;
-        put("applied_index", &0u64.to_le_bytes())?;
-        put("applied_term", &0u64.to_le_bytes())?;
+        put("member_id", &genesis.member.to_le_bytes())?;
+        put("applied_index", &applied.0.to_le_bytes())?;
+        put("applied_term", &applied.1.to_le_bytes())?;
+        put("installed_index", &applied.0.to_le_bytes())?;
+        put("installed_term", &applied.1.to_le_bytes())?;
         put("revision", &FIRST_REVISION.to_le_bytes())?;
         put("compact_revision", &0i64.to_le_bytes())?;
         put("compacted", &0i64.to_le_bytes())?;
         put("live_bytes", &0i64.to_le_bytes())?;
-        put("voters", &ids(false))?;
-        put("learners", &ids(true))?;
+        put("roster", &Roster::new(genesis.members.clone()).encode())?;
     }
     transaction.commit().during("make the state")
 }
@@ -530,16 +571,4 @@ fn meta_bytes<T: FromMeta>(meta: &Meta, name: &'static str) -> Result<T, StateEr
 
 pub(crate) fn meta_i64(meta: &Meta, name: &'static str) -> Result<i64, StateError> {
     meta_bytes(meta, name).map(|v: [u8; 8]| i64::from_le_bytes(v))
-}
-
-fn meta_ids(meta: &Meta, name: &'static str) -> Result<Vec<u64>, StateError> {
-    let value = meta
-        .get(name)
-        .during("read meta")?
-        .ok_or(StateError::Meta(name))?;
-    let (ids, rest) = value.value().as_chunks::<8>();
-    if !rest.is_empty() {
-        return Err(StateError::Meta(name));
-    }
-    Ok(ids.iter().map(|id| u64::from_le_bytes(*id)).collect())
 }

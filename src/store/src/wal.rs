@@ -68,6 +68,12 @@ pub enum WalError {
         /// Of which cluster.
         cluster: u64,
     },
+    /// Segments hold entries, but the state that they are for is not there.
+    #[error("{name} holds entries, but there is no state that they are for")]
+    NoState {
+        /// The segment.
+        name: String,
+    },
     /// There is no room for another segment.
     #[error("no room for another segment of the log")]
     Full(#[source] io::Error),
@@ -153,7 +159,7 @@ impl Wal {
         numbers.sort_unstable();
         let mut scan = Scan::default();
         for number in &numbers {
-            scan.segment(&*disk, owner, *number)?;
+            scan.segment(&*disk, Some(owner), *number)?;
         }
         let mut salts = seed;
         let (active, new) = match scan.active.take() {
@@ -202,6 +208,38 @@ impl Wal {
             entries: scan.entries,
         };
         Ok((wal, recovered))
+    }
+
+    /// Whether there is a log.
+    ///
+    /// # Errors
+    /// [`WalError::List`].
+    pub fn exists(disk: &dyn Disk) -> Result<bool, WalError> {
+        let names = disk.list().map_err(WalError::List)?;
+        Ok(names.iter().any(|n| segment_number(n).is_some()))
+    }
+
+    /// Removes a log that was made for a state that was then not made. One that holds anything is kept.
+    ///
+    /// # Errors
+    /// [`WalError::NoState`] when it holds entries, or as [`Wal::open`].
+    pub fn remove_unused(disk: &dyn Disk) -> Result<(), WalError> {
+        let names = disk.list().map_err(WalError::List)?;
+        for name in &names {
+            let Some(number) = segment_number(name) else {
+                continue;
+            };
+            let mut scan = Scan::default();
+            scan.segment(disk, None, number)?;
+            if !scan.entries.is_empty() || scan.hard_state != HardState::default() {
+                return Err(WalError::NoState { name: name.clone() });
+            }
+            disk.remove(name).map_err(|err| WalError::Write {
+                name: name.clone(),
+                err,
+            })?;
+        }
+        Ok(())
     }
 
     /// Zeros what a torn write may have left after the last block, so that nothing old can be taken for new.
@@ -448,7 +486,12 @@ struct Scan {
 }
 
 impl Scan {
-    fn segment(&mut self, disk: &dyn Disk, owner: Owner, number: u64) -> Result<(), WalError> {
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        owner: Option<Owner>,
+        number: u64,
+    ) -> Result<(), WalError> {
         let name = segment_name(number);
         let damaged = |offset: usize, what: &str| WalError::Damaged {
             name: name.clone(),
@@ -475,7 +518,7 @@ impl Scan {
             err,
         })?;
         let head = SegmentHead::decode(&bytes).map_err(|err| damaged(0, &err.to_string()))?;
-        if (head.cluster, head.member) != (owner.cluster, owner.member) {
+        if owner.is_some_and(|o| (head.cluster, head.member) != (o.cluster, o.member)) {
             return Err(WalError::Foreign {
                 name,
                 member: head.member,

@@ -312,6 +312,21 @@ impl Hub {
         self.compact_revision = self.compact_revision.max(revision);
     }
 
+    /// The state has become a later one, without the changes in between being told: they are read from it.
+    pub fn jumped(&mut self, revision: i64, compact_revision: i64) {
+        for (id, stream) in &mut self.streams {
+            for watcher in stream.watchers.values_mut().filter(|w| w.abreast) {
+                watcher.next = watcher.next.max(self.revision + 1);
+                watcher.abreast = watcher.next > revision;
+                if !watcher.abreast {
+                    self.behind.insert(*id);
+                }
+            }
+        }
+        self.revision = self.revision.max(revision);
+        self.compacted(compact_revision);
+    }
+
     /// The changes of one revision. They must come in order. `reader` sees them already.
     ///
     /// # Errors

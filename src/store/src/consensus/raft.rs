@@ -3,12 +3,17 @@
 use std::collections::VecDeque;
 
 use raft::prelude::{
-    ConfState, Entry as RaftEntry, EntryType, HardState as RaftHardState, Message as RaftMessage,
-    Snapshot,
+    ConfChange, ConfChangeType, ConfState, Entry as RaftEntry, EntryType,
+    HardState as RaftHardState, Message as RaftMessage, Snapshot, SnapshotMetadata,
 };
-use raft::{Config, GetEntriesContext, RaftState, RawNode, StateRole, Storage, StorageError};
+use raft::{
+    Config, GetEntriesContext, RaftState, RawNode, SnapshotStatus, StateRole, Storage, StorageError,
+};
 
-use super::{Consensus, Dropped, Entry, EntryKind, HardState, Members, Message, Standing, Work};
+use super::{
+    BadChange, Consensus, Dropped, Entry, EntryKind, HardState, Mark, MemberChange, Members,
+    Message, Progress, Standing, Work,
+};
 
 /// Ticks between two heartbeats.
 const HEARTBEAT_TICKS: usize = 1;
@@ -18,6 +23,8 @@ pub const ELECTION_TICKS: usize = 10;
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages on their way to one follower.
 const IN_FLIGHT: usize = 256;
+/// Entries that no majority has yet, above which no more are taken.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
 
 /// What a member knows when it starts.
 #[derive(Debug, Default)]
@@ -30,8 +37,12 @@ pub struct Start {
     pub hard_state: HardState,
     /// The last applied entry's index and term; 0 and 0 on an empty member.
     pub applied: (u64, u64),
-    /// The entries after the applied one.
+    /// Index and term of the entry before the first of `entries`: the applied one, or one before it.
+    pub before: (u64, u64),
+    /// The entries that are kept, without a gap, up to the last.
     pub entries: Vec<Entry>,
+    /// Seeds the time-outs.
+    pub seed: u64,
 }
 
 /// Consensus cannot start from what is on the disk.
@@ -42,6 +53,7 @@ pub struct StartError(#[source] raft::Error);
 /// The `raft` crate's machine and the part of the log that it may still ask for.
 pub struct RaftConsensus {
     node: RawNode<Log>,
+    seed: u64,
 }
 
 impl std::fmt::Debug for RaftConsensus {
@@ -70,7 +82,9 @@ impl RaftConsensus {
                 learners: start.members.learners,
                 ..ConfState::default()
             },
-            start: start.applied,
+            applied: start.applied,
+            start: start.before,
+            bytes: start.entries.iter().map(|e| e.data.len()).sum(),
             entries: start.entries.into_iter().map(to_raft).collect(),
         };
         let config = Config {
@@ -80,13 +94,55 @@ impl RaftConsensus {
             heartbeat_tick: HEARTBEAT_TICKS,
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: IN_FLIGHT,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, log, &logger).map_err(StartError)?;
-        Ok(Self { node })
+        let mut consensus = Self {
+            node,
+            seed: start.seed,
+        };
+        consensus.draw_timeout();
+        Ok(consensus)
+    }
+
+    /// The library draws time-outs from the thread's random numbers; ours come from the seed, so that a run can be repeated.
+    /// A new term or role gives a new one.
+    fn draw_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let mut z = self
+            .seed
+            .wrapping_add(raft.id)
+            .wrapping_add(raft.term.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .wrapping_add(raft.state as u64);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        raft.set_randomized_election_timeout(ELECTION_TICKS + (z as usize) % ELECTION_TICKS);
+    }
+
+    /// Who takes part.
+    pub fn members(&self) -> Members {
+        from_conf_state(&self.node.raft.prs().conf().to_conf_state())
+    }
+
+    /// Index of the last entry.
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// Bytes of the entries in memory.
+    pub fn kept_bytes(&self) -> usize {
+        self.node.store().bytes
+    }
+
+    /// Indexes of the first and the last entry in memory, if there is one.
+    pub fn kept(&self) -> Option<(u64, u64)> {
+        let log = self.node.store();
+        (!log.entries.is_empty()).then(|| (log.start.0 + 1, log.last_index()))
     }
 
     /// Whether this member alone decides.
@@ -110,24 +166,75 @@ impl RaftConsensus {
 impl Consensus for RaftConsensus {
     fn tick(&mut self) {
         self.node.tick();
+        self.draw_timeout();
     }
 
     fn campaign(&mut self) {
         // It fails for a member that may not vote, which is then right to wait.
         let _ = self.node.campaign();
+        self.draw_timeout();
     }
 
     fn propose(&mut self, data: Vec<u8>) -> Result<(), Dropped> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Dropped);
+        }
         self.node.propose(Vec::new(), data).map_err(|_| Dropped)
     }
 
+    fn propose_change(&mut self, change: MemberChange, context: Vec<u8>) -> Result<(), Dropped> {
+        if self.node.raft.state != StateRole::Leader || self.node.raft.has_pending_conf() {
+            return Err(Dropped);
+        }
+        self.node
+            .propose_conf_change(context, to_conf_change(change))
+            .map_err(|_| Dropped)
+    }
+
+    fn apply_change(&mut self, change: MemberChange) -> Result<Members, BadChange> {
+        let members = self.node.apply_conf_change(&to_conf_change(change));
+        let members = members.map_err(|err| BadChange {
+            change,
+            reason: err.to_string(),
+        })?;
+        self.node.mut_store().members = members.clone();
+        Ok(from_conf_state(&members))
+    }
+
+    fn transfer(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+    }
+
+    fn snapshot_ended(&mut self, to: u64, brought: bool) {
+        let status = if brought {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
+        self.node.report_snapshot(to, status);
+    }
+
+    fn lost(&mut self, member: u64) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader {
+            self.node.report_unreachable(member);
+        } else if raft.leader_id == member && raft.state == StateRole::Follower {
+            // As if it had been silent for the shortest time-out: what is left of ours spreads the candidates.
+            raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS - 1);
+        }
+    }
+
     fn read(&mut self, number: u64) {
-        self.node.read_index(number.to_le_bytes().to_vec());
+        // The leader tells reads apart by this, so it must differ between members.
+        let mut context = self.node.raft.id.to_le_bytes().to_vec();
+        context.extend_from_slice(&number.to_le_bytes());
+        self.node.read_index(context);
     }
 
     fn receive(&mut self, message: Message) {
         // A message of a former member or for a former term is not an event.
         let _ = self.node.step(message.0);
+        self.draw_timeout();
     }
 
     fn work(&mut self) -> Option<Work> {
@@ -137,7 +244,17 @@ impl Consensus for RaftConsensus {
         let mut ready = self.node.ready();
         let entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
+        let install = Some(ready.snapshot().get_metadata())
+            .filter(|meta| meta.index > 0)
+            .map(|meta| Mark {
+                index: meta.index,
+                term: meta.term,
+                members: from_conf_state(meta.get_conf_state()),
+            });
         let log = self.node.mut_store();
+        if let Some(mark) = &install {
+            log.reset(mark);
+        }
         if let Some(hard_state) = &hard_state {
             log.hard_state = hard_state.clone();
         }
@@ -146,6 +263,7 @@ impl Consensus for RaftConsensus {
             number: ready.number(),
             send: wrap(ready.take_messages()),
             send_after_write: wrap(ready.take_persisted_messages()),
+            install,
             entries: entries.into_iter().map(from_raft).collect(),
             hard_state: hard_state.map(|h| HardState {
                 term: h.term,
@@ -162,10 +280,8 @@ impl Consensus for RaftConsensus {
                 .take_read_states()
                 .into_iter()
                 .filter_map(|r| {
-                    Some((
-                        u64::from_le_bytes(r.request_ctx.as_slice().try_into().ok()?),
-                        r.index,
-                    ))
+                    let (_, number) = r.request_ctx.split_last_chunk()?;
+                    Some((u64::from_le_bytes(*number), r.index))
                 })
                 .collect(),
         };
@@ -177,7 +293,8 @@ impl Consensus for RaftConsensus {
         self.node.on_persist_ready(number);
     }
 
-    fn applied(&mut self, index: u64) {
+    fn applied(&mut self, index: u64, term: u64) {
+        self.node.mut_store().applied = (index, term);
         self.node.advance_apply_to(index);
     }
 
@@ -194,6 +311,57 @@ impl Consensus for RaftConsensus {
             commit: raft.raft_log.committed,
         }
     }
+
+    fn progress(&self) -> Vec<Progress> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut all: Vec<Progress> = raft
+            .prs()
+            .iter()
+            .filter(|(member, _)| **member != raft.id)
+            .map(|(member, progress)| Progress {
+                member: *member,
+                matched: progress.matched,
+                active: progress.recent_active,
+            })
+            .collect();
+        all.sort_unstable_by_key(|p| p.member);
+        all
+    }
+}
+
+fn to_conf_change(change: MemberChange) -> ConfChange {
+    let (kind, member) = match change {
+        MemberChange::AddLearner(member) => (ConfChangeType::AddLearnerNode, member),
+        MemberChange::Promote(member) => (ConfChangeType::AddNode, member),
+        MemberChange::Remove(member) => (ConfChangeType::RemoveNode, member),
+    };
+    let mut out = ConfChange {
+        node_id: member,
+        ..ConfChange::default()
+    };
+    out.set_change_type(kind);
+    out
+}
+
+fn from_conf_state(state: &ConfState) -> Members {
+    let mut members = Members {
+        voters: state.voters.clone(),
+        learners: state.learners.clone(),
+    };
+    members.voters.sort_unstable();
+    members.learners.sort_unstable();
+    members
+}
+
+pub(super) fn to_conf_state(members: &Members) -> ConfState {
+    ConfState {
+        voters: members.voters.clone(),
+        learners: members.learners.clone(),
+        ..ConfState::default()
+    }
 }
 
 fn wrap(messages: Vec<RaftMessage>) -> Vec<Message> {
@@ -208,7 +376,7 @@ fn to_raft_hard_state(state: &HardState) -> RaftHardState {
     }
 }
 
-fn to_raft(entry: Entry) -> RaftEntry {
+pub(super) fn to_raft(entry: Entry) -> RaftEntry {
     let mut out = RaftEntry {
         term: entry.term,
         index: entry.index,
@@ -224,7 +392,7 @@ fn to_raft(entry: Entry) -> RaftEntry {
     out
 }
 
-fn from_raft(entry: RaftEntry) -> Entry {
+pub(super) fn from_raft(entry: RaftEntry) -> Entry {
     let kind = match entry.get_entry_type() {
         EntryType::EntryNormal => EntryKind::Command,
         EntryType::EntryConfChange => EntryKind::Change,
@@ -243,9 +411,13 @@ fn from_raft(entry: RaftEntry) -> Entry {
 struct Log {
     hard_state: RaftHardState,
     members: ConfState,
+    /// Index and term of the last applied entry, which a snapshot would hold.
+    applied: (u64, u64),
     /// Index and term of the entry before the first one here.
     start: (u64, u64),
     entries: VecDeque<RaftEntry>,
+    /// Bytes of their data.
+    bytes: usize,
 }
 
 impl Log {
@@ -255,14 +427,26 @@ impl Log {
 
     fn append(&mut self, entries: &[RaftEntry]) {
         let Some(first) = entries.first() else { return };
-        let keep = first.index.saturating_sub(self.start.0 + 1);
-        self.entries.truncate(keep as usize);
+        let keep = first.index.saturating_sub(self.start.0 + 1) as usize;
+        while self.entries.len() > keep {
+            self.bytes -= self.entries.pop_back().map_or(0, |e| e.data.len());
+        }
+        self.bytes += entries.iter().map(|e| e.data.len()).sum::<usize>();
         self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Starts anew after a snapshot.
+    fn reset(&mut self, mark: &Mark) {
+        self.members = to_conf_state(&mark.members);
+        self.start = (mark.index, mark.term);
+        self.entries.clear();
+        self.bytes = 0;
     }
 
     fn forget(&mut self, index: u64) {
         while let Some(entry) = self.entries.front().filter(|e| e.index <= index) {
             self.start = (entry.index, entry.term);
+            self.bytes -= entry.data.len();
             self.entries.pop_front();
         }
     }
@@ -318,7 +502,19 @@ impl Storage for Log {
         Ok(self.last_index())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let (index, term) = self.applied;
+        if index < request_index || index == 0 {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let metadata = SnapshotMetadata {
+            conf_state: Some(self.members.clone()),
+            index,
+            term,
+        };
+        Ok(Snapshot {
+            metadata: Some(metadata),
+            ..Snapshot::default()
+        })
     }
 }

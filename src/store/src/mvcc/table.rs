@@ -19,8 +19,6 @@ pub(crate) const REVISIONS: TableDefinition<'static, (i64, i64), &'static [u8]> 
 pub(crate) const LEASES: TableDefinition<'static, i64, i64> = TableDefinition::new("leases");
 pub(crate) const LEASE_KEYS: TableDefinition<'static, (i64, &'static [u8]), ()> =
     TableDefinition::new("lease_keys");
-pub(crate) const MEMBERS: TableDefinition<'static, u64, &'static [u8]> =
-    TableDefinition::new("members");
 
 const HEAD_BYTES: usize = 33;
 

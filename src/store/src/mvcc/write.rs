@@ -4,18 +4,20 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, Pointer, REVISIONS, Record};
 use super::view::{ReadError, View, bounds};
-use crate::command::Command;
+use crate::command::{Change, Command};
+use crate::consensus::MemberChange;
 use crate::lease::{MAX_TTL_SECONDS, MIN_TTL_SECONDS};
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{
-    CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
-    LeaseGrantResponse, LeaseRevokeResponse, PutRequest, PutResponse, RequestOp, ResponseHeader,
-    ResponseOp, TxnRequest, TxnResponse,
+    AlarmResponse, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseRevokeResponse, MemberListResponse, PutRequest, PutResponse,
+    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::proto::mvccpb::event::EventType;
 use crate::proto::mvccpb::{Event, KeyValue};
 use crate::refused::Refused;
+use crate::roster::Roster;
 use crate::state::{During, StateError};
 
 /// The answer to a command; headers have just the revision.
@@ -33,6 +35,10 @@ pub enum Answer {
     LeaseGrant(LeaseGrantResponse),
     /// To [`Command::LeaseRevoke`].
     LeaseRevoke(LeaseRevokeResponse),
+    /// To [`Command::Alarm`].
+    Alarm(AlarmResponse),
+    /// To [`Command::Publish`], [`Command::MovePeer`] and changes of members: all members now.
+    Members(MemberListResponse),
 }
 
 /// A change of the set of leases.
@@ -63,6 +69,10 @@ pub struct Applied {
     pub lease: Option<LeaseChange>,
     /// Whether old revisions were given up.
     pub compacted: bool,
+    /// Whether the record of a member, or an alarm, has changed.
+    pub members_changed: bool,
+    /// Who takes part has changed in this way.
+    pub change: Option<MemberChange>,
 }
 
 /// A view of what a write has made so far.
@@ -84,6 +94,8 @@ pub(crate) struct Writer<'t> {
     pub(crate) compact_revision: i64,
     /// Bytes of all records.
     pub(crate) live_bytes: i64,
+    /// Who takes part, and the alarms.
+    pub(crate) roster: Roster,
     /// The changes of the command that is being applied.
     events: Vec<Event>,
 }
@@ -94,6 +106,7 @@ impl<'t> Writer<'t> {
         revision: i64,
         compact_revision: i64,
         live_bytes: i64,
+        roster: Roster,
     ) -> Result<Self, StateError> {
         let open = "open a table";
         Ok(Self {
@@ -105,6 +118,7 @@ impl<'t> Writer<'t> {
             revision,
             compact_revision,
             live_bytes,
+            roster,
             events: Vec::new(),
         })
     }
@@ -124,6 +138,7 @@ impl<'t> Writer<'t> {
     pub(crate) fn apply(&mut self, command: &Command) -> Result<Applied, StateError> {
         let mut lease = None;
         let mut compacted = false;
+        let mut members_changed = false;
         let answer = match command {
             Command::Put(request) => self.checked_put(request).map(Answer::Put),
             Command::DeleteRange(request) => self
@@ -148,6 +163,22 @@ impl<'t> Writer<'t> {
                 lease = Some(LeaseChange::Revoked { id: request.id });
                 Answer::LeaseRevoke(response)
             }),
+            Command::Alarm(request) => {
+                let before = self.roster.alarms.len();
+                let response = self.roster.alarm(request);
+                members_changed = before != self.roster.alarms.len();
+                Ok(Answer::Alarm(response))
+            }
+            Command::Publish(member) => {
+                let done = self.roster.publish(member);
+                members_changed = done.is_ok();
+                done.map(Answer::Members).map_err(ReadError::Refused)
+            }
+            Command::MovePeer(member) => {
+                let done = self.roster.move_peer(member);
+                members_changed = done.is_ok();
+                done.map(Answer::Members).map_err(ReadError::Refused)
+            }
         };
         let events = std::mem::take(&mut self.events);
         if !events.is_empty() {
@@ -166,7 +197,25 @@ impl<'t> Writer<'t> {
             events,
             lease,
             compacted,
+            members_changed,
+            change: None,
         })
+    }
+
+    /// Applies a change of members. A refusal changes nothing.
+    pub(crate) fn apply_change(&mut self, change: &Change) -> Applied {
+        let answer = self.roster.apply(change).map(|mut response| {
+            response.header = Some(self.header());
+            Answer::Members(response)
+        });
+        Applied {
+            change: answer.is_ok().then_some(change.kind),
+            members_changed: answer.is_ok(),
+            answer,
+            events: Vec::new(),
+            lease: None,
+            compacted: false,
+        }
     }
 
     fn checked_put(&mut self, request: &PutRequest) -> Result<PutResponse, ReadError> {
@@ -463,6 +512,8 @@ impl Answer {
             Self::Compact(r) => &mut r.header,
             Self::LeaseGrant(r) => &mut r.header,
             Self::LeaseRevoke(r) => &mut r.header,
+            Self::Alarm(r) => &mut r.header,
+            Self::Members(r) => &mut r.header,
         };
         header.get_or_insert_default().revision = revision;
     }
@@ -476,6 +527,8 @@ impl Answer {
             Self::Compact(r) => r.header.get_or_insert_default(),
             Self::LeaseGrant(r) => r.header.get_or_insert_default(),
             Self::LeaseRevoke(r) => r.header.get_or_insert_default(),
+            Self::Alarm(r) => r.header.get_or_insert_default(),
+            Self::Members(r) => r.header.get_or_insert_default(),
         }
     }
 }

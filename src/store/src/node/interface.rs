@@ -2,12 +2,14 @@
 
 use std::io;
 
-use crate::command::Command;
+use crate::command::{Change, Command};
 use crate::consensus::raft::StartError;
-use crate::consensus::{Message, Standing};
+use crate::consensus::{BadChange, Standing};
 use crate::mvcc::write::Answer;
+use crate::peer::PeerMessage;
 use crate::proto::mvccpb::Event;
 use crate::refused::Refused;
+use crate::roster::Roster;
 use crate::state::StateError;
 use crate::wal::WalError;
 
@@ -20,6 +22,10 @@ pub struct Options {
     pub quota_bytes: u64,
     /// Size of the log's segments, in bytes.
     pub segment_bytes: usize,
+    /// Entries that are kept in memory for members that lag behind; one that lags further gets the whole state.
+    pub keep_entries: u64,
+    /// Bytes of one part of a state that is sent to another member.
+    pub part_bytes: usize,
     /// Random for each process.
     pub seed: u64,
 }
@@ -30,6 +36,8 @@ impl Default for Options {
             cache_bytes: 32 << 20,
             quota_bytes: 2 << 30,
             segment_bytes: crate::wal::SEGMENT_BYTES,
+            keep_entries: 5000,
+            part_bytes: 256 << 10,
             seed: 0,
         }
     }
@@ -65,6 +73,15 @@ pub enum NodeError {
         /// The last entry that is in the state.
         applied: u64,
     },
+    /// There is a state, but no log.
+    #[error("the log is missing")]
+    LogMissing,
+    /// The state and consensus differ in who takes part.
+    #[error("members")]
+    Members(#[from] BadChange),
+    /// Consensus wants a state that was not received.
+    #[error("the state up to entry {0} has not been received")]
+    NoSnapshot(u64),
     /// The free space cannot be asked for.
     #[error("ask for the free space")]
     Free(#[source] io::Error),
@@ -77,6 +94,20 @@ pub enum Input<T> {
     Propose {
         /// How.
         command: Box<Command>,
+        /// For the answer.
+        ticket: T,
+    },
+    /// Change who takes part.
+    Change {
+        /// How.
+        change: Box<Change>,
+        /// For the answer.
+        ticket: T,
+    },
+    /// Hand leadership to another voter.
+    Transfer {
+        /// To whom.
+        to: u64,
         /// For the answer.
         ticket: T,
     },
@@ -100,14 +131,18 @@ pub enum Input<T> {
         ticket: T,
     },
     /// A message of another member.
-    Receive(Box<Message>),
+    Receive(Box<PeerMessage>),
+    /// The connection with another member broke, which may be its end.
+    Lost(u64),
 }
 
 /// A good answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// To [`Input::Propose`].
+    /// To [`Input::Propose`] and [`Input::Change`].
     Answer(Answer),
+    /// To [`Input::Transfer`].
+    Transferred,
     /// To [`Input::Read`]: read now.
     Read,
     /// To [`Input::Renew`].
@@ -145,8 +180,17 @@ pub enum Output<T> {
     },
     /// Revisions below this one can no longer be read.
     Compacted(i64),
-    /// For another member.
-    Send(Message),
+    /// The state was replaced by a later one: all that changed in between was not told.
+    Jumped {
+        /// The new revision.
+        revision: i64,
+        /// Revisions below this one can no longer be read.
+        compact_revision: i64,
+    },
+    /// Who takes part, or an alarm, has changed.
+    Roster(Box<Roster>),
+    /// This member has been removed from the cluster: it must not go on.
+    Removed,
     /// Where the member stands now; only when that has changed.
     Status(Status),
 }
@@ -156,7 +200,7 @@ pub enum Output<T> {
 pub struct Status {
     /// In consensus.
     pub standing: Standing,
-    /// Whether it takes requests.
+    /// Whether it takes requests: it knows a leader, or leads and has applied all that its predecessors committed.
     pub serves: bool,
     /// The last applied entry.
     pub applied_index: u64,
@@ -164,4 +208,29 @@ pub struct Status {
     pub live_bytes: i64,
     /// Nothing that grows is taken, for want of room.
     pub full: bool,
+}
+
+/// Takes what goes to other members: at once, since some of it need not wait for the disk.
+pub struct Outbox(Box<dyn FnMut(PeerMessage) + Send>);
+
+impl Outbox {
+    /// Calls `send` for each message.
+    pub fn new(send: impl FnMut(PeerMessage) + Send + 'static) -> Self {
+        Self(Box::new(send))
+    }
+
+    /// For a member that has no others.
+    pub fn none() -> Self {
+        Self::new(|_| {})
+    }
+
+    pub(super) fn send(&mut self, message: PeerMessage) {
+        (self.0)(message);
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outbox")
+    }
 }

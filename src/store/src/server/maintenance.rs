@@ -7,13 +7,15 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::ETCD_VERSION;
+use super::kv::mismatch;
 use super::shared::Shared;
+use crate::command::Command;
+use crate::mvcc::write::Answer;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
-    maintenance_server,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, HashKvRequest,
+    HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, maintenance_server,
 };
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse, health_server};
@@ -30,22 +32,21 @@ impl maintenance_server::Maintenance for Maintenance {
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         let request = request.into_inner();
-        let member = self.0.owner.member;
-        let asked = (request.member_id == 0 || request.member_id == member)
-            && request.alarm() != AlarmType::Corrupt;
-        // The alarm is the want of room itself: it cannot be raised or cleared by hand, and it clears itself.
-        let raised = self.0.status().full && asked && request.action() == AlarmAction::Get;
-        let alarms = raised
-            .then_some(AlarmMember {
-                member_id: member,
-                alarm: AlarmType::Nospace as i32,
-            })
-            .into_iter()
-            .collect();
-        Ok(Response::new(AlarmResponse {
-            header: self.0.present_header()?,
-            alarms,
-        }))
+        if request.action() != AlarmAction::Get {
+            // An alarm for want of room that is cleared by hand comes back, unless there is room.
+            return match self.0.propose(Command::Alarm(request)).await? {
+                Answer::Alarm(response) => Ok(Response::new(response)),
+                other => Err(mismatch(&other)),
+            };
+        }
+        let mut roster = self.0.roster();
+        let own = (self.0.owner.member, AlarmType::Nospace as i32);
+        if self.0.status().full && !roster.alarms.contains(&own) {
+            roster.alarms.push(own);
+        }
+        let mut response = roster.alarm(&request);
+        response.header = self.0.present_header()?;
+        Ok(Response::new(response))
     }
 
     async fn status(
@@ -54,10 +55,16 @@ impl maintenance_server::Maintenance for Maintenance {
     ) -> Result<Response<StatusResponse>, Status> {
         let status = self.0.status();
         let size = std::fs::metadata(self.0.data_dir.join(STATE_FILE)).map_or(0, |m| m.len());
-        let mut errors = Vec::new();
-        if status.full {
-            errors.push(format!("memberID:{} alarm:NOSPACE ", self.0.owner.member));
+        let this = self.0.owner.member;
+        let roster = self.0.roster();
+        let mut full: Vec<u64> = roster.alarms.iter().map(|(member, _)| *member).collect();
+        if status.full && !full.contains(&this) {
+            full.push(this);
         }
+        let mut errors: Vec<String> = full
+            .into_iter()
+            .map(|member| format!("memberID:{member} alarm:NOSPACE "))
+            .collect();
         if status.standing.leader == 0 {
             errors.push(Refused::NoLeader.to_string());
         }
@@ -71,7 +78,7 @@ impl maintenance_server::Maintenance for Maintenance {
             raft_applied_index: status.applied_index,
             errors,
             db_size_in_use: status.live_bytes,
-            is_learner: false,
+            is_learner: roster.member(this).is_some_and(|m| m.is_learner),
         }))
     }
 
@@ -119,9 +126,7 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        if request.into_inner().target_id != self.0.owner.member {
-            return Err(Refused::MemberNotFound.into());
-        }
+        self.0.transfer(request.into_inner().target_id).await?;
         Ok(Response::new(MoveLeaderResponse {
             header: self.0.present_header()?,
         }))

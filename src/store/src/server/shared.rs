@@ -2,21 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tonic::Status as GrpcStatus;
 
+use super::peers::Lanes;
 use super::{ServeError, Settings};
-use crate::command::Command;
+use crate::command::{Change, Command};
 use crate::mvcc::Reader;
 use crate::mvcc::view::ReadError;
 use crate::mvcc::write::Answer;
 use crate::node::{Input, Node, Output, Reply, Status};
-use crate::proto::etcdserverpb::{Member, ResponseHeader, WatchResponse};
+use crate::proto::etcdserverpb::{Member, MemberListResponse, ResponseHeader, WatchResponse};
 use crate::refused::{Code, Refused};
+use crate::roster::Roster;
 use crate::state::{Database, StateError};
 use crate::wal::Owner;
 use crate::watch::{Hub, Outgoing, StreamId};
@@ -26,6 +28,8 @@ pub(super) type Ticket = oneshot::Sender<Result<Reply, Refused>>;
 
 /// Requests that may wait for the member; etcd's limit on entries that are committed and not applied.
 const MAX_WAITING: usize = 5000;
+/// Pause before a member tries again to publish itself.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -34,7 +38,9 @@ pub(super) struct Shared {
     waiting: AtomicUsize,
     pub(super) database: Database,
     pub(super) owner: Owner,
-    pub(super) members: Vec<Member>,
+    roster: Mutex<Roster>,
+    lanes: Arc<Lanes>,
+    removed: tokio::sync::watch::Sender<bool>,
     watches: Mutex<Watches>,
     status: tokio::sync::watch::Sender<Status>,
     clock: Instant,
@@ -61,17 +67,12 @@ pub(super) fn random_u64() -> u64 {
 impl Shared {
     pub(super) fn new(
         node: &Node<Ticket>,
-        mut members: Vec<Member>,
         settings: &Settings,
+        lanes: Arc<Lanes>,
         inputs: mpsc::Sender<Input<Ticket>>,
     ) -> Result<Self, ServeError> {
         let owner = node.owner();
-        // The name and the URLs of this member are what it was started with today.
-        if let Some(this) = members.iter_mut().find(|m| m.id == owner.member) {
-            this.name.clone_from(&settings.name);
-            this.client_ur_ls.clone_from(&settings.client_urls);
-            this.peer_ur_ls.clone_from(&settings.peer_urls);
-        }
+        lanes.follow(node.roster(), owner);
         let compact_revision = Reader::new(&node.database())
             .map_err(crate::node::NodeError::from)?
             .compact_revision;
@@ -81,7 +82,9 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             database: node.database(),
             owner,
-            members,
+            roster: Mutex::new(node.roster().clone()),
+            lanes,
+            removed: tokio::sync::watch::channel(false).0,
             watches: Mutex::new(Watches {
                 hub,
                 streams: HashMap::new(),
@@ -98,10 +101,58 @@ impl Shared {
         *self.status.borrow()
     }
 
-    /// Returns when the member takes requests.
-    pub(super) async fn wait_until_serving(&self) {
-        // The sender lives in `self`, so this cannot fail.
-        let _ = self.status.subscribe().wait_for(|s| s.serves).await;
+    /// Who takes part, and the alarms.
+    pub(super) fn roster(&self) -> Roster {
+        self.roster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The members' records.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.roster().members
+    }
+
+    /// Becomes true when the member has been removed from the cluster.
+    pub(super) fn removed(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.removed.subscribe()
+    }
+
+    /// Returns when the member takes requests and all members know its name and where its clients are served.
+    pub(super) async fn publish(&self, name: &str, client_urls: &[String]) {
+        loop {
+            // The sender lives in `self`, so this cannot fail.
+            let _ = self.status.subscribe().wait_for(|s| s.serves).await;
+            let known = self.roster().member(self.owner.member).is_some_and(|m| {
+                m.name == name && m.client_ur_ls == client_urls && !client_urls.is_empty()
+            });
+            if known {
+                return;
+            }
+            let said = Member {
+                id: self.owner.member,
+                name: name.to_owned(),
+                client_ur_ls: client_urls.to_vec(),
+                ..Member::default()
+            };
+            match self.propose(Command::Publish(said)).await {
+                Ok(_) => return,
+                Err(err) => {
+                    log::warn!("publish the name and the client URLs: {}", err.message());
+                    tokio::time::sleep(PUBLISH_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Gives the member something that has no answer.
+    pub(super) fn give(&self, input: Input<Ticket>) {
+        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inputs) = inputs.as_ref() {
+            // The member's thread ends only with the process, which then needs nothing more.
+            let _ = inputs.send(input);
+        }
     }
 
     /// Takes no more requests; the member's thread ends.
@@ -139,6 +190,30 @@ impl Shared {
             }
             _ => Err(unexpected()),
         }
+    }
+
+    /// Changes who takes part.
+    pub(super) async fn change(&self, change: Change) -> Result<MemberListResponse, GrpcStatus> {
+        match self
+            .ask(|ticket| Input::Change {
+                change: Box::new(change),
+                ticket,
+            })
+            .await?
+        {
+            Reply::Answer(Answer::Members(mut response)) => {
+                self.complete(response.header.get_or_insert_default());
+                Ok(response)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Hands leadership to another voter.
+    pub(super) async fn transfer(&self, to: u64) -> Result<(), GrpcStatus> {
+        self.ask(|ticket| Input::Transfer { to, ticket })
+            .await
+            .map(|_| ())
     }
 
     /// A sight of the state; unless it may be old (`serializable`), it holds every change that was acknowledged before.
@@ -213,7 +288,20 @@ impl Shared {
                 Output::Status(status) => {
                     self.status.send_replace(status);
                 }
-                Output::Send(_) => {}
+                Output::Jumped {
+                    revision,
+                    compact_revision,
+                } => {
+                    watches.hub.jumped(revision, compact_revision);
+                    self.catch_up_all(&mut watches);
+                }
+                Output::Roster(roster) => {
+                    self.lanes.follow(&roster, self.owner);
+                    *self.roster.lock().unwrap_or_else(PoisonError::into_inner) = *roster;
+                }
+                Output::Removed => {
+                    self.removed.send_replace(true);
+                }
             }
         }
         self.flush(&mut watches);

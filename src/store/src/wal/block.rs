@@ -1,5 +1,6 @@
 //! The bytes of the log: segment heads, blocks, records. `docs/store-format.md` is the reference.
 
+use crate::bytes::{Ended, Reader};
 use crate::consensus::{Entry, EntryKind, HardState};
 
 /// Length of a segment's head.
@@ -29,6 +30,12 @@ pub enum FormatError {
     /// A record ends beyond its block.
     #[error("a record ends beyond its block")]
     RecordEnd,
+}
+
+impl From<Ended> for FormatError {
+    fn from(Ended: Ended) -> Self {
+        Self::RecordEnd
+    }
 }
 
 /// The head of a segment.
@@ -224,36 +231,4 @@ pub(super) fn decode_records(payload: &[u8]) -> Result<Vec<Record>, FormatError>
         });
     }
     Ok(records)
-}
-
-/// What is left to read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], FormatError> {
-        let (head, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(FormatError::RecordEnd)?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(FormatError::RecordEnd)?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    fn u8(&mut self) -> Result<u8, FormatError> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, FormatError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, FormatError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
 }

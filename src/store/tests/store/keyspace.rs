@@ -16,6 +16,7 @@ use crate::simulated_disk::SimulatedDisk;
 pub(crate) fn genesis() -> Genesis {
     Genesis {
         cluster: 7,
+        member: 1,
         members: vec![Member {
             id: 1,
             name: "a".into(),
@@ -25,12 +26,16 @@ pub(crate) fn genesis() -> Genesis {
 }
 
 pub(crate) fn open(disk: &SimulatedDisk) -> State {
-    State::open(Arc::new(disk.clone()), 4 << 20, genesis).expect("the state opens")
+    if !State::exists(disk).expect("the disk can be read") {
+        State::create(disk, 4 << 20, &genesis()).expect("the state can be made");
+    }
+    State::open(Arc::new(disk.clone()), 4 << 20).expect("the state opens")
 }
 
 pub(crate) fn entry(index: u64, command: &Command) -> Entry {
     Entry {
-        index,
+        // A new state counts as having one entry.
+        index: index + 1,
         term: 1,
         data: command.encode(Origin {
             member: 1,

@@ -201,6 +201,9 @@ impl Model {
                 }
                 Answer::LeaseRevoke(LeaseRevokeResponse::default())
             }
+            Command::Alarm(_) | Command::Publish(_) | Command::MovePeer(_) => {
+                unreachable!("the model is about the keyspace")
+            }
         };
         self.revision = self.now();
         self.changed = 0;

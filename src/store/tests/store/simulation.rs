@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orlop_store::command::Command;
 use orlop_store::mvcc::Reader;
-use orlop_store::node::{Input, Node, NodeError, Options, Output, Reply};
+use orlop_store::node::{Input, Node, NodeError, Options, Outbox, Output, Reply};
 use orlop_store::proto::etcdserverpb::{
     LeaseGrantRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchResponse,
 };
@@ -34,6 +34,7 @@ fn open(disk: &SimulatedDisk, seed: u64, now: Duration) -> Result<Node<usize>, N
             ..Options::default()
         },
         now,
+        Outbox::none(),
         genesis,
     )
 }
@@ -308,7 +309,7 @@ impl World {
                     .expect("the state can be read");
                 }
                 Output::Compacted(revision) => hub.compacted(revision),
-                Output::Send(_) | Output::Status(_) => {}
+                _ => {}
             }
         }
         self.watcher

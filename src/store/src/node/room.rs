@@ -1,0 +1,148 @@
+//! Room: on the disk, in the log, in the state; checkpoints, compaction, and what happens when there is none.
+
+use std::time::Duration;
+
+use super::{Node, NodeError, Output, Reply};
+use crate::consensus::Consensus;
+
+/// Log written since the last checkpoint that makes the next one due.
+const CHECKPOINT_BYTES: usize = 4 << 20;
+/// Time since the first change that makes a checkpoint due.
+const CHECKPOINT_TIME: Duration = Duration::from_secs(5);
+/// Time after which a checkpoint that found no room is tried again.
+const RETRY_TIME: Duration = Duration::from_secs(1);
+/// Room in the log that only deletions, compactions and the member's own entries may use.
+pub(super) const LOG_RESERVE_BYTES: usize = 256 << 10;
+/// Room in the log that only the member's own entries may use.
+pub(super) const OWN_RESERVE_BYTES: usize = 64 << 10;
+/// Free space below which nothing that grows is taken: what a checkpoint may have to write.
+const DISK_RESERVE_BYTES: u64 = 16 << 20;
+/// Records that a compaction looks at in one step.
+const COMPACT_RECORDS: usize = 1000;
+/// Entries in memory, in bytes, that are kept for members that lag behind.
+const KEEP_BYTES: usize = 8 << 20;
+/// The same while a state is on its way to a member, which will want what came after it.
+const KEEP_SENDING_BYTES: usize = 64 << 20;
+
+impl<T> Node<T> {
+    /// Whether the log has room for what the member itself must write.
+    pub(super) fn has_own_room(&self) -> bool {
+        self.wal.room_bytes() > self.queued_bytes + OWN_RESERVE_BYTES / 2
+    }
+
+    /// The database broke off for want of room: go back to what is durable and apply the log again. No one notices,
+    /// since the same entries give the same state.
+    pub(super) fn recover(&mut self) -> Result<(), NodeError> {
+        log::warn!("no room left for the state: applying the log again from the last checkpoint");
+        let (target, _) = self.state.applied;
+        self.full = true;
+        self.broke_off = Some(self.now);
+        self.state.reopen()?;
+        let entries = self.consensus.entries_after(self.state.applied.0, target);
+        self.state.apply(&entries)?;
+        Ok(())
+    }
+
+    pub(super) fn compact(&mut self) -> Result<(), NodeError> {
+        match self.state.compact_some(COMPACT_RECORDS) {
+            Err(err) if err.is_full() => self.recover()?,
+            other => other?,
+        }
+        self.unsaved_since.get_or_insert(self.now);
+        let done = self.state.compacted;
+        for (revision, ticket, answer) in std::mem::take(&mut self.compacting) {
+            if revision <= done {
+                self.outputs.push(Output::Reply {
+                    ticket,
+                    result: Ok(Reply::Answer(answer)),
+                });
+            } else {
+                self.compacting.push((revision, ticket, answer));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_short_of_room(&self) -> Result<bool, NodeError> {
+        Ok(self.disk.free_bytes().map_err(NodeError::Free)? < DISK_RESERVE_BYTES)
+    }
+
+    pub(super) fn look_for_room(&mut self) -> Result<(), NodeError> {
+        let over_quota =
+            u64::try_from(self.state.live_bytes).unwrap_or(0) > self.options.quota_bytes;
+        let full = over_quota
+            || self.broke_off.is_some()
+            || self.is_short_of_room()?
+            || !self.wal.prepare()?;
+        if full != self.full {
+            if full {
+                log::warn!(
+                    "no room: writes are refused until there is ({} bytes of records)",
+                    self.state.live_bytes
+                );
+            } else {
+                log::info!("there is room again: writes are taken");
+            }
+        }
+        self.full = full;
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_if_due(&mut self) -> Result<(), NodeError> {
+        let after = |since: Option<Duration>, time| {
+            since.is_some_and(|since| self.now.saturating_sub(since) >= time)
+        };
+        let due = match self.broke_off {
+            Some(since) => after(Some(since), RETRY_TIME),
+            None => {
+                after(self.unsaved_since, CHECKPOINT_TIME) || self.unsaved_bytes >= CHECKPOINT_BYTES
+            }
+        };
+        if due && self.state.is_dirty() && !self.is_short_of_room()? {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn checkpoint(&mut self) -> Result<(), NodeError> {
+        match self.state.checkpoint() {
+            Err(err) if err.is_full() => return self.recover(),
+            other => other?,
+        }
+        self.unsaved_bytes = 0;
+        self.unsaved_since = None;
+        if self.broke_off.take().is_some() {
+            self.look_for_room()?;
+        }
+        let durable = self.state.durable.0;
+        let forget = self.not_needed(durable);
+        self.consensus.forget(forget);
+        self.wal.trim(forget)?;
+        Ok(())
+    }
+
+    /// Up to which entry the log can be forgotten, when the state up to `durable` is.
+    fn not_needed(&self, durable: u64) -> u64 {
+        let Some((first, last)) = self.consensus.kept().filter(|_| !self.is_alone()) else {
+            return durable;
+        };
+        let bytes = self.consensus.kept_bytes();
+        let sending = self.sending.values().map(|s| s.mark().index).min();
+        let limit = if sending.is_some() {
+            KEEP_SENDING_BYTES
+        } else {
+            KEEP_BYTES
+        };
+        // Entries are taken to be of like size: this is about memory, not about being right.
+        let most = if bytes > limit {
+            (last - first + 1) * limit as u64 / bytes as u64
+        } else {
+            u64::MAX
+        };
+        let wanted = match sending {
+            Some(mark) => self.options.keep_entries.max(last.saturating_sub(mark)),
+            None => self.options.keep_entries,
+        };
+        durable.min(last.saturating_sub(wanted.min(most)))
+    }
+}

@@ -1,0 +1,194 @@
+//! What a member is when its directory is empty: one of the first, or one that joins.
+
+use std::io;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::peers::ask_members;
+use super::shared::random_u64;
+use super::{Settings, peers};
+use crate::disk::Disk;
+use crate::proto::etcdserverpb::Member;
+use crate::state::{Genesis, State, StateError};
+
+/// Pause between two rounds of asking the members of a cluster that is to be joined.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Rounds after which it is given up.
+const ROUNDS: u32 = 120;
+
+/// What to be when there is no data yet (etcd's `--initial-cluster` and `--initial-cluster-state`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// The only member of a new cluster.
+    Alone,
+    /// One of the first members of a new cluster.
+    New {
+        /// All of them: name and URLs for peers.
+        members: Vec<(String, Vec<String>)>,
+        /// What tells this cluster from others with the same URLs.
+        token: String,
+    },
+    /// One that has been added to a cluster which is there.
+    Existing {
+        /// Its members: name and URLs for peers.
+        members: Vec<(String, Vec<String>)>,
+    },
+}
+
+/// Why a member cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The directory cannot be read.
+    #[error("look for data")]
+    State(#[from] StateError),
+    /// The first members do not include this one.
+    #[error("the initial cluster has no member with the name {0:?}")]
+    NotNamed(String),
+    /// The URLs of this member differ from those that the others are told.
+    #[error("the initial cluster has other peer URLs for {0:?} than it advertises")]
+    OtherUrls(String),
+    /// No member of the cluster that is to be joined answers.
+    #[error("no member of the cluster answers at its peer URL")]
+    NoAnswer(#[source] io::Error),
+    /// The cluster does not know this member.
+    #[error("the cluster has no member with the peer URLs {}: add it first", .0.join(","))]
+    NotAdded(Vec<String>),
+}
+
+/// What a new member begins with.
+#[derive(Debug, Default)]
+pub(super) struct First {
+    pub(super) genesis: Genesis,
+    /// The members of a cluster that is joined.
+    pub(super) others: Vec<Member>,
+}
+
+/// Finds out what a member without data is to be; nothing is asked when there is data.
+pub(super) async fn first(disk: &dyn Disk, settings: &Settings) -> Result<First, BootstrapError> {
+    if State::exists(disk)? {
+        return Ok(First::default());
+    }
+    match &settings.bootstrap {
+        Bootstrap::Alone => {
+            let this = (settings.name.clone(), settings.peer_urls.clone());
+            let token = format!("{:x}", random_u64());
+            new_cluster(&settings.name, &[this], &token)
+        }
+        Bootstrap::New { members, token } => {
+            let (_, urls) = members
+                .iter()
+                .find(|(name, _)| *name == settings.name)
+                .ok_or_else(|| BootstrapError::NotNamed(settings.name.clone()))?;
+            if sorted(urls) != sorted(&settings.peer_urls) {
+                return Err(BootstrapError::OtherUrls(settings.name.clone()));
+            }
+            new_cluster(&settings.name, members, token)
+        }
+        Bootstrap::Existing { members } => join(settings, members).await,
+    }
+}
+
+fn sorted(urls: &[String]) -> Vec<String> {
+    let mut urls = urls.to_vec();
+    urls.sort_unstable();
+    urls
+}
+
+/// All first members come to the same ids, without a word between them.
+fn new_cluster(
+    name: &str,
+    members: &[(String, Vec<String>)],
+    token: &str,
+) -> Result<First, BootstrapError> {
+    let records: Vec<Member> = members
+        .iter()
+        .map(|(name, urls)| Member {
+            id: id_of(&[sorted(urls).join(",").as_bytes(), token.as_bytes()]),
+            name: name.clone(),
+            peer_ur_ls: urls.clone(),
+            ..Member::default()
+        })
+        .collect();
+    let mut ids: Vec<[u8; 8]> = records.iter().map(|m| m.id.to_le_bytes()).collect();
+    ids.sort_unstable();
+    let parts: Vec<&[u8]> = ids.iter().map(<[u8; 8]>::as_slice).collect();
+    let this = records
+        .iter()
+        .find(|m| m.name == name)
+        .ok_or_else(|| BootstrapError::NotNamed(name.to_owned()))?
+        .id;
+    let genesis = Genesis {
+        cluster: id_of(&parts),
+        member: this,
+        members: records,
+    };
+    Ok(First {
+        genesis,
+        others: Vec::new(),
+    })
+}
+
+fn id_of(parts: &[&[u8]]) -> u64 {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    let hash: [u8; 32] = digest.finalize().into();
+    // 0 is no one.
+    u64::from_be_bytes(std::array::from_fn(|i| hash[i])).max(1)
+}
+
+async fn join(
+    settings: &Settings,
+    members: &[(String, Vec<String>)],
+) -> Result<First, BootstrapError> {
+    let urls: Vec<&String> = members
+        .iter()
+        .flat_map(|(_, urls)| urls)
+        .filter(|url| !settings.peer_urls.contains(url))
+        .collect();
+    let mut failed = BootstrapError::NotAdded(settings.peer_urls.clone());
+    for round in 0..ROUNDS {
+        for url in &urls {
+            match ask_members(url).await {
+                Ok((cluster, others)) => {
+                    let same = |m: &&Member| sorted(&m.peer_ur_ls) == sorted(&settings.peer_urls);
+                    // A member that has just joined itself knows no one yet.
+                    let Some(this) = others.iter().find(same).map(|m| m.id) else {
+                        failed = BootstrapError::NotAdded(settings.peer_urls.clone());
+                        continue;
+                    };
+                    let genesis = Genesis {
+                        cluster,
+                        member: this,
+                        members: Vec::new(),
+                    };
+                    return Ok(First { genesis, others });
+                }
+                Err(err) => failed = BootstrapError::NoAnswer(err),
+            }
+        }
+        if round == 0 {
+            log::warn!("joining the cluster: {failed}; trying again");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Err(failed)
+}
+
+impl Settings {
+    /// The URLs for peers that are not of a form that members can be reached at.
+    pub fn bad_peer_urls(&self) -> Vec<&String> {
+        let all = match &self.bootstrap {
+            Bootstrap::Alone => Vec::new(),
+            Bootstrap::New { members, .. } | Bootstrap::Existing { members } => {
+                members.iter().flat_map(|(_, urls)| urls).collect()
+            }
+        };
+        all.into_iter()
+            .filter(|url| peers::address_of(url).is_none())
+            .collect()
+    }
+}
