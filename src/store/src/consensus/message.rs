@@ -92,11 +92,14 @@ impl Message {
         })
     }
 
-    /// The same with another term, as a faulty member would send it; for tests of the checks.
+    /// A request for a vote that says its sender's log is of the latest term: a member that takes it has skipped the check.
+    /// For tests of the checks.
     #[doc(hidden)]
-    pub fn with_term(mut self, term: u64) -> Self {
-        if self.0.term != 0 {
-            self.0.term = term;
+    pub fn with_latest_log(mut self) -> Self {
+        let kind = self.0.msg_type;
+        let votes = [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote];
+        if votes.iter().any(|vote| *vote as i32 == kind) {
+            self.0.log_term = u64::MAX;
         }
         self
     }

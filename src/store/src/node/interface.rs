@@ -1,6 +1,7 @@
 //! What goes into a member and what comes out of it.
 
 use std::io;
+use std::time::Duration;
 
 use crate::command::{Change, Command};
 use crate::consensus::raft::StartError;
@@ -22,6 +23,8 @@ pub struct Options {
     pub quota_bytes: u64,
     /// Size of the log's segments, in bytes.
     pub segment_bytes: usize,
+    /// Time since the first change that makes a checkpoint of the state due.
+    pub checkpoint_time: Duration,
     /// Entries that are kept in memory for members that lag behind; one that lags further gets the whole state.
     pub keep_entries: u64,
     /// Bytes of one part of a state that is sent to another member.
@@ -36,6 +39,7 @@ impl Default for Options {
             cache_bytes: 32 << 20,
             quota_bytes: 2 << 30,
             segment_bytes: crate::wal::SEGMENT_BYTES,
+            checkpoint_time: Duration::from_secs(5),
             keep_entries: 5000,
             part_bytes: 256 << 10,
             seed: 0,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::room::{LOG_RESERVE_BYTES, OWN_RESERVE_BYTES};
 use super::{Input, MAX_REQUEST_BYTES, Node, NodeError, Output, Reply, TICK};
 use crate::command::{Command, Origin};
 use crate::consensus::{Consensus, Message};
@@ -240,11 +239,8 @@ impl<T> Node<T> {
             self.run()?;
             self.wal.prepare()?;
         }
-        let (grows, reserve) = if proposal.grows() {
-            (true, LOG_RESERVE_BYTES)
-        } else {
-            (false, OWN_RESERVE_BYTES)
-        };
+        let grows = proposal.grows();
+        let reserve = self.reserve_bytes(grows);
         let stopped = self.full || !self.state.roster.alarms.is_empty();
         if grows && stopped || self.wal.room_bytes() < self.queued_bytes + size + reserve {
             return Ok(Err(Refused::NoSpace));

@@ -7,14 +7,12 @@ use crate::consensus::Consensus;
 
 /// Log written since the last checkpoint that makes the next one due.
 const CHECKPOINT_BYTES: usize = 4 << 20;
-/// Time since the first change that makes a checkpoint due.
-const CHECKPOINT_TIME: Duration = Duration::from_secs(5);
 /// Time after which a checkpoint that found no room is tried again.
 const RETRY_TIME: Duration = Duration::from_secs(1);
-/// Room in the log that only deletions, compactions and the member's own entries may use.
-pub(super) const LOG_RESERVE_BYTES: usize = 256 << 10;
-/// Room in the log that only the member's own entries may use.
-pub(super) const OWN_RESERVE_BYTES: usize = 64 << 10;
+/// Part of a segment in the log that only deletions, compactions and the member's own entries may use.
+const LOG_RESERVE_PART: usize = 16;
+/// Part of a segment in the log that only the member's own entries may use.
+const OWN_RESERVE_PART: usize = 64;
 /// Free space below which nothing that grows is taken: what a checkpoint may have to write.
 const DISK_RESERVE_BYTES: u64 = 16 << 20;
 /// Records that a compaction looks at in one step.
@@ -27,7 +25,18 @@ const KEEP_SENDING_BYTES: usize = 64 << 20;
 impl<T> Node<T> {
     /// Whether the log has room for what the member itself must write.
     pub(super) fn has_own_room(&self) -> bool {
-        self.wal.room_bytes() > self.queued_bytes + OWN_RESERVE_BYTES / 2
+        let reserve = self.options.segment_bytes / OWN_RESERVE_PART;
+        self.wal.room_bytes() > self.queued_bytes + reserve / 2
+    }
+
+    /// Room in the log that requests must leave.
+    pub(super) fn reserve_bytes(&self, grows: bool) -> usize {
+        let part = if grows {
+            LOG_RESERVE_PART
+        } else {
+            OWN_RESERVE_PART
+        };
+        self.options.segment_bytes / part
     }
 
     /// The database broke off for want of room: go back to what is durable and apply the log again. No one notices,
@@ -95,7 +104,8 @@ impl<T> Node<T> {
         let due = match self.broke_off {
             Some(since) => after(Some(since), RETRY_TIME),
             None => {
-                after(self.unsaved_since, CHECKPOINT_TIME) || self.unsaved_bytes >= CHECKPOINT_BYTES
+                after(self.unsaved_since, self.options.checkpoint_time)
+                    || self.unsaved_bytes >= CHECKPOINT_BYTES
             }
         };
         if due && self.state.is_dirty() && !self.is_short_of_room()? {

@@ -1,5 +1,6 @@
 //! The store from outside: its log and state on a disk that fails, and a real member under real clients.
 
+mod cluster;
 mod etcdctl;
 mod generated;
 mod keyspace;

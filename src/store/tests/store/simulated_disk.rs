@@ -41,6 +41,8 @@ struct Inner {
     dead: bool,
     /// Nothing more can be allocated.
     full: bool,
+    /// What is synced of the log is not made durable: a store that answers before its sync.
+    forgets: bool,
     /// It is full, but does not say so when it is asked.
     lies: bool,
     writes: u64,
@@ -60,6 +62,11 @@ impl SimulatedDisk {
         self.lock().left = Some(operations);
     }
 
+    /// The power does not go after all.
+    pub(crate) fn stay_alive(&self) {
+        self.lock().left = None;
+    }
+
     /// Whether the power is gone.
     pub(crate) fn is_dead(&self) -> bool {
         self.lock().dead
@@ -68,6 +75,11 @@ impl SimulatedDisk {
     /// How often something was written, named or synced.
     pub(crate) fn operations(&self) -> u64 {
         self.lock().writes
+    }
+
+    /// From now on what is synced of the log is not durable.
+    pub(crate) fn forget_syncs(&self) {
+        self.lock().forgets = true;
     }
 
     /// Fills the disk, or empties it. One that lies says that there is room.
@@ -93,6 +105,7 @@ impl SimulatedDisk {
             files,
             durable_names: names.clone(),
             names,
+            forgets: inner.forgets,
             ..Inner::default()
         })))
     }
@@ -238,6 +251,10 @@ impl DiskFile for Handle {
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
         inner.operate()?;
+        let named = |(name, id): (&String, &usize)| *id == self.id && name.starts_with("wal-");
+        if inner.forgets && inner.names.iter().any(named) {
+            return Ok(());
+        }
         let file = &mut inner.files[self.id];
         for change in std::mem::take(&mut file.changes) {
             match change {
