@@ -220,7 +220,9 @@ impl Consensus for RaftConsensus {
             self.node.report_unreachable(member);
         } else if raft.leader_id == member && raft.state == StateRole::Follower {
             // As if it had been silent for the shortest time-out: what is left of ours spreads the candidates.
-            raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS - 1);
+            raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS);
+            // What is asked meanwhile waits for the next leader, or for a sign of this one.
+            raft.leader_id = 0;
         }
     }
 

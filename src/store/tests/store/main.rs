@@ -6,6 +6,7 @@ mod generated;
 mod keyspace;
 mod log;
 mod model;
+mod processes;
 mod random;
 mod simulated_disk;
 mod simulation;

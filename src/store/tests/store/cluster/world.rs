@@ -70,6 +70,8 @@ enum Event {
     Deliver(PeerMessage),
     /// What a member gave out when it was done with a step; the second number is its process.
     Outputs(u64, u64, Vec<Output<usize>>),
+    /// A member learns that its connection with another has broken.
+    Lost(u64, u64),
     Start(u64),
     Client(usize),
     /// A client waits for this answer no longer; the outcome is not known.
@@ -94,9 +96,6 @@ enum Asked {
         lease: i64,
     },
     Other,
-    Add {
-        id: u64,
-    },
 }
 
 #[derive(Debug)]
@@ -216,16 +215,6 @@ impl World {
     fn settle(&mut self) {
         self.calm = true;
         self.cut.clear();
-        // Those whose addition was not answered are there all the same.
-        let rosters = self.machines.values().filter_map(|m| m.node.as_ref());
-        let added: BTreeSet<u64> = rosters
-            .flat_map(|node| node.roster().members.iter().map(|m| m.id))
-            .filter(|id| !self.machines.contains_key(id))
-            .collect();
-        for id in added {
-            let machine = Machine::new(id, Role::Joiner, Duration::ZERO);
-            self.machines.insert(id, machine);
-        }
         let down: Vec<u64> = self
             .machines
             .values_mut()
@@ -280,6 +269,10 @@ impl World {
                     self.take(id, outputs);
                 }
             }
+            Event::Lost(id, other) => match self.busy(id) {
+                Some(after) => self.later(after, Event::Lost(id, other)),
+                None => self.step(id, vec![Input::Lost(other)]),
+            },
             Event::Start(id) => self.start(id),
             Event::Client(client) => self.client(client),
             Event::GiveUp(ticket) => {
@@ -328,7 +321,7 @@ impl World {
         self.later(away, Event::Start(id));
         for other in self.machines.keys().copied().collect::<Vec<_>>() {
             if other != id && self.random.once_in(2) {
-                self.step(other, vec![Input::Lost(id)]);
+                self.later(Duration::from_millis(1), Event::Lost(other, id));
             }
         }
     }
@@ -393,12 +386,18 @@ impl World {
         }
     }
 
+    /// How long a member still does nothing.
+    fn busy(&self, id: u64) -> Option<Duration> {
+        let until = self.machines.get(&id)?.busy_until;
+        (until > self.now).then(|| until - self.now)
+    }
+
     fn deliver(&mut self, mut message: PeerMessage) {
         let Some(machine) = self.machines.get(&message.to) else {
             return;
         };
-        if machine.busy_until > self.now {
-            let after = machine.busy_until - self.now;
+        debug_assert_eq!(machine.id, message.to);
+        if let Some(after) = self.busy(message.to) {
             self.later(after, Event::Deliver(message));
             return;
         }
@@ -440,10 +439,24 @@ impl World {
                         machine.node = None;
                     }
                 }
-                Output::Roster(_) => {}
+                Output::Roster(roster) => roster.members.iter().for_each(|m| self.set_up(m.id)),
             }
         }
         self.watch(id);
+    }
+
+    /// A machine for a member that was added.
+    fn set_up(&mut self, id: u64) {
+        if self.machines.contains_key(&id) {
+            return;
+        }
+        let ahead = Duration::from_millis(self.random.below(100_000));
+        let machine = Machine::new(id, Role::Joiner, ahead);
+        if self.weather.fault == Fault::AnswersBeforeSync {
+            machine.disk.forget_syncs();
+        }
+        self.machines.insert(id, machine);
+        self.later(Duration::from_millis(100), Event::Start(id));
     }
 
     /// The watchers at a member read what there is for them.
@@ -579,13 +592,13 @@ impl World {
             .filter(|m| !m.gone)
             .map(|m| m.id)
             .collect();
-        let (kind, what) = if ids.len() < 5 && self.random.once_in(2) {
+        let kind = if ids.len() < 5 && self.random.once_in(2) {
             let id = self.next_member;
             self.next_member += 1;
-            (MemberChange::AddLearner(id), Asked::Add { id })
+            MemberChange::AddLearner(id)
         } else if ids.len() > 2 {
             let id = ids[self.random.below(ids.len() as u64) as usize];
-            (MemberChange::Remove(id), Asked::Other)
+            MemberChange::Remove(id)
         } else {
             self.later(Duration::from_millis(500), Event::Client(OPERATOR));
             return;
@@ -596,7 +609,7 @@ impl World {
             promote: true,
             member: member(id),
         };
-        self.ask(OPERATOR, what, |ticket| Input::Change {
+        self.ask(OPERATOR, Asked::Other, |ticket| Input::Change {
             change: Box::new(change),
             ticket,
         });
@@ -660,16 +673,6 @@ impl World {
                 if let Some(held) = self.leases.get_mut(&lease) {
                     held.renewed = request.asked;
                 }
-                return;
-            }
-            (Asked::Add { id }, Reply::Answer(_)) => {
-                let ahead = Duration::from_millis(self.random.below(100_000));
-                let machine = Machine::new(id, Role::Joiner, ahead);
-                if self.weather.fault == Fault::AnswersBeforeSync {
-                    machine.disk.forget_syncs();
-                }
-                self.machines.insert(id, machine);
-                self.later(Duration::from_millis(100), Event::Start(id));
                 return;
             }
             _ => return,
