@@ -48,8 +48,10 @@ impl Seen {
         if number <= self.floor || !self.above.insert(number) {
             return false;
         }
-        while self.above.remove(&(self.floor + 1)) {
-            self.floor += 1;
+        while let Some(next) = self.floor.checked_add(1)
+            && self.above.remove(&next)
+        {
+            self.floor = next;
         }
         if self.above.len() > SEEN
             && let Some(lowest) = self.above.pop_first()
@@ -199,6 +201,11 @@ impl<T> Node<T> {
             member: self.owner.member,
             number,
         };
+        if let Proposal::Command(Command::Compact(request)) = &proposal
+            && request.physical
+        {
+            self.physical.insert(number, request.revision);
+        }
         if !standing.leads {
             let body = Body::Propose {
                 term: standing.term,
@@ -207,13 +214,6 @@ impl<T> Node<T> {
             };
             self.send(standing.leader, body);
             return Ok(());
-        }
-        if let Command::Compact(request) = match &proposal {
-            Proposal::Command(command) => command,
-            Proposal::Change(_) => &Command::LeaseRevoke(LeaseRevokeRequest { id: 0 }),
-        } && request.physical
-        {
-            self.physical.insert(number, request.revision);
         }
         if let Err(refused) = self.append(&proposal, origin)? {
             self.refuse(number, refused);

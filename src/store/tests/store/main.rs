@@ -3,6 +3,7 @@
 mod cluster;
 mod etcdctl;
 mod generated;
+mod historic;
 mod keyspace;
 mod log;
 mod model;

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::random::Random;
+pub(crate) use machine::member;
 use world::{Fault, Weather, World};
 
 /// Seeds that are run; `ORLOP_SIMULATION_SEEDS` in the environment asks for another number, `ORLOP_SIMULATION_FIRST` for

@@ -67,7 +67,7 @@ impl Weather {
 
 #[derive(Debug)]
 enum Event {
-    Deliver(PeerMessage),
+    Deliver(Box<PeerMessage>),
     /// What a member gave out when it was done with a step; the second number is its process.
     Outputs(u64, u64, Vec<Output<usize>>),
     /// A member learns that its connection with another has broken.
@@ -215,17 +215,14 @@ impl World {
     fn settle(&mut self) {
         self.calm = true;
         self.cut.clear();
-        let down: Vec<u64> = self
-            .machines
-            .values_mut()
-            .map(|machine| {
-                machine.busy_until = Duration::ZERO;
-                machine.disk.stay_alive();
-                machine
-            })
-            .filter(|m| m.node.is_none() && !m.gone)
-            .map(|m| m.id)
-            .collect();
+        let mut down = Vec::new();
+        for machine in self.machines.values_mut() {
+            machine.busy_until = Duration::ZERO;
+            machine.disk.stay_alive();
+            if machine.node.is_none() && !machine.gone {
+                down.push(machine.id);
+            }
+        }
         for id in down {
             self.later(Duration::ZERO, Event::Start(id));
         }
@@ -263,7 +260,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Deliver(message) => self.deliver(message),
+            Event::Deliver(message) => self.deliver(*message),
             Event::Outputs(id, process, outputs) => {
                 if self.processes.get(&id) == Some(&process) {
                     self.take(id, outputs);
@@ -381,7 +378,7 @@ impl World {
             }
             self.later(
                 Duration::from_micros(delay),
-                Event::Deliver(message.clone()),
+                Event::Deliver(Box::new(message.clone())),
             );
         }
     }
@@ -398,7 +395,7 @@ impl World {
         };
         debug_assert_eq!(machine.id, message.to);
         if let Some(after) = self.busy(message.to) {
-            self.later(after, Event::Deliver(message));
+            self.later(after, Event::Deliver(Box::new(message)));
             return;
         }
         if self.weather.fault == Fault::SkipsTermCheck

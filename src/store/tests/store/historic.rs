@@ -1,0 +1,530 @@
+//! Bugs that etcd once had, each as a test named after its issue at github.com/etcd-io/etcd.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use orlop_store::command::Command;
+use orlop_store::mvcc::{Answer, Reader};
+use orlop_store::node::{Input, Node, Options, Outbox, Output, Reply};
+use orlop_store::peer::PeerMessage;
+use orlop_store::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use orlop_store::proto::etcdserverpb::request_op::Request;
+use orlop_store::proto::etcdserverpb::{
+    CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, WatchCreateRequest, WatchResponse,
+};
+use orlop_store::refused::Refused;
+use orlop_store::state::Genesis;
+use orlop_store::watch::{Hub, WINDOW};
+
+use crate::cluster::member;
+use crate::keyspace::{entry, genesis, open};
+use crate::random::Random;
+use crate::simulated_disk::SimulatedDisk;
+
+fn options(seed: u64) -> Options {
+    Options {
+        seed,
+        segment_bytes: 128 << 10,
+        checkpoint_time: Duration::from_millis(200),
+        ..Options::default()
+    }
+}
+
+fn start(disk: &SimulatedDisk, seed: u64) -> Option<Node<usize>> {
+    let disk = Arc::new(disk.clone());
+    Node::open(disk, options(seed), Duration::ZERO, Outbox::none(), genesis).ok()
+}
+
+fn put(key: &str, value: &str) -> Command {
+    Command::Put(PutRequest {
+        key: key.into(),
+        value: value.into(),
+        ..PutRequest::default()
+    })
+}
+
+fn delete(key: &str) -> Command {
+    Command::DeleteRange(DeleteRangeRequest {
+        key: key.into(),
+        ..DeleteRangeRequest::default()
+    })
+}
+
+fn compact(revision: i64) -> Command {
+    Command::Compact(CompactionRequest {
+        revision,
+        physical: true,
+    })
+}
+
+/// A put that is done only if the key has been put so many times before.
+fn put_once(key: &str, before: i64) -> Command {
+    let put = PutRequest {
+        key: key.into(),
+        value: before.to_string().into(),
+        ..PutRequest::default()
+    };
+    Command::Txn(TxnRequest {
+        compare: vec![Compare {
+            result: CompareResult::Equal as i32,
+            target: CompareTarget::Version as i32,
+            key: key.into(),
+            target_union: Some(TargetUnion::Version(before)),
+            ..Compare::default()
+        }],
+        success: vec![RequestOp {
+            request: Some(Request::RequestPut(put)),
+        }],
+        failure: Vec::new(),
+    })
+}
+
+fn propose(command: Command) -> Input<usize> {
+    Input::Propose {
+        command: Box::new(command),
+        ticket: 0,
+    }
+}
+
+/// The answer to one command; `None` when the power went first.
+fn ask(node: &mut Node<usize>, now: Duration, command: Command) -> Option<Result<Reply, Refused>> {
+    let mut outputs = node.step(now, [propose(command)]).ok()?;
+    for _ in 0..50 {
+        for output in outputs {
+            if let Output::Reply { result, .. } = output {
+                return Some(result);
+            }
+        }
+        outputs = node.step(now, []).ok()?;
+    }
+    panic!("one member answers at once")
+}
+
+fn version(node: &Node<usize>, key: &str) -> i64 {
+    let reader = Reader::new(&node.database()).expect("the state can be read");
+    let request = RangeRequest {
+        key: key.into(),
+        ..RangeRequest::default()
+    };
+    let found = reader.range(&request).expect("the present can be read");
+    found.kvs.first().map_or(0, |kv| kv.version)
+}
+
+#[test]
+fn issue_13766_an_entry_is_never_applied_twice_whenever_the_power_goes() {
+    for crash in 0..120 {
+        let mut disk = SimulatedDisk::default();
+        let mut acknowledged = 0;
+        for (life, crash) in [Some(crash), None].into_iter().enumerate() {
+            if let Some(crash) = crash {
+                disk.crash_after(crash);
+            }
+            let Some(mut node) = start(&disk, life as u64) else {
+                disk = disk.after_crash(&mut Random(crash.unwrap_or(0)));
+                continue;
+            };
+            let mut now = Duration::ZERO;
+            if node.step(now, []).is_ok() {
+                let held = version(&node, "k");
+                assert!(
+                    held == acknowledged || held == acknowledged + 1,
+                    "crash at {crash:?}: {held} puts are there, {acknowledged} were acknowledged"
+                );
+                acknowledged = held;
+                for _ in 0..30 {
+                    now += Duration::from_millis(50);
+                    match ask(&mut node, now, put_once("k", acknowledged)) {
+                        Some(Ok(Reply::Answer(Answer::Txn(txn)))) => {
+                            assert!(txn.succeeded, "crash at {crash:?}: applied before");
+                            acknowledged += 1;
+                        }
+                        Some(other) => panic!("{other:?}"),
+                        None => break,
+                    }
+                }
+            }
+            drop(node);
+            disk = disk.after_crash(&mut Random(crash.unwrap_or(0)));
+        }
+    }
+}
+
+#[test]
+fn issue_14370_a_single_member_answers_only_what_its_disk_has_synced() {
+    let mut unanswered = 0;
+    for crash in 0..40 {
+        let disk = SimulatedDisk::default();
+        let mut node = start(&disk, 1).expect("it starts");
+        node.step(Duration::ZERO, []).expect("it goes on");
+        disk.crash_after(crash);
+        let mut acknowledged = 0;
+        while ask(&mut node, Duration::ZERO, put("k", "v")).is_some() {
+            acknowledged += 1;
+        }
+        unanswered += 1;
+        drop(node);
+        // Nothing that was not synced survives.
+        let disk = disk.after_crash(&mut Random(0));
+        let mut node = start(&disk, 2).expect("it starts");
+        node.step(Duration::ZERO, []).expect("it goes on");
+        assert!(version(&node, "k") >= acknowledged, "crash at {crash}");
+    }
+    assert_eq!(unanswered, 40);
+}
+
+#[test]
+fn issues_14685_and_17780_a_crash_in_compaction_loses_nothing_and_turns_no_revision_back() {
+    for crash in 0..60 {
+        let disk = SimulatedDisk::default();
+        let mut node = start(&disk, 1).expect("it starts");
+        node.step(Duration::ZERO, []).expect("it goes on");
+        for i in 0..20 {
+            ask(&mut node, Duration::ZERO, put(&format!("k{}", i % 3), "v"));
+        }
+        // The last revisions are deletions, which compaction removes: the revision must not go with them.
+        for i in 0..3 {
+            ask(&mut node, Duration::ZERO, delete(&format!("k{i}")));
+        }
+        let before = node.revision();
+        disk.crash_after(crash);
+        let mut now = Duration::ZERO;
+        ask(&mut node, now, compact(before));
+        for _ in 0..5 {
+            now += Duration::from_millis(300);
+            if node.step(now, []).is_err() {
+                break;
+            }
+        }
+        drop(node);
+        let disk = disk.after_crash(&mut Random(crash));
+        let mut node = start(&disk, 2).expect("it starts");
+        node.step(now, []).expect("it goes on");
+        assert_eq!(node.revision(), before, "crash at {crash}");
+    }
+}
+
+/// A state with these commands applied, and its hub.
+fn hub_of(commands: &[Command]) -> (Hub, Reader) {
+    let disk = SimulatedDisk::default();
+    let mut state = open(&disk);
+    let entries: Vec<_> = commands
+        .iter()
+        .enumerate()
+        .map(|(i, command)| entry(i as u64 + 1, command))
+        .collect();
+    state.apply(&entries).expect("the state takes it");
+    while state.compacts() {
+        state.compact_some(3).expect("the state compacts");
+    }
+    let reader = Reader::new(&state.database()).expect("the state can be read");
+    (Hub::new(reader.revision, reader.compact_revision), reader)
+}
+
+fn watch_from(revision: i64) -> WatchCreateRequest {
+    WatchCreateRequest {
+        key: vec![0],
+        range_end: vec![0],
+        start_revision: revision,
+        ..WatchCreateRequest::default()
+    }
+}
+
+fn revisions(responses: &[WatchResponse]) -> Vec<i64> {
+    let events = responses.iter().flat_map(|r| &r.events);
+    events
+        .filter_map(|e| e.kv.as_ref().map(|kv| kv.mod_revision))
+        .collect()
+}
+
+#[test]
+fn issue_15220_progress_is_never_told_ahead_of_the_events() {
+    let commands: Vec<Command> = (0..10).map(|_| put("k", "v")).collect();
+    let (mut hub, reader) = hub_of(&commands);
+    let stream = hub.open();
+    let mut out = Vec::new();
+    hub.create(stream, watch_from(2), &mut out);
+    hub.ask_progress(stream, &mut out);
+    hub.catch_up(stream, &reader, &mut out)
+        .expect("the state can be read");
+    let mut told = 1;
+    let mut progress = 0;
+    for (_, response) in out.iter().filter(|(_, r)| !r.created) {
+        if response.events.is_empty() {
+            progress = response.header.map_or(0, |h| h.revision);
+            assert!(
+                progress <= told,
+                "progress {progress} after events up to {told}"
+            );
+        }
+        told = revisions(std::slice::from_ref(response))
+            .last()
+            .copied()
+            .unwrap_or(told);
+    }
+    assert_eq!((told, progress), (11, 11));
+}
+
+#[test]
+fn issues_15271_and_17529_a_starved_stream_loses_no_event_and_never_goes_back() {
+    let (mut hub, _) = hub_of(&[]);
+    let disk = SimulatedDisk::default();
+    let mut state = open(&disk);
+    let stream = hub.open();
+    let mut out = Vec::new();
+    hub.create(stream, watch_from(0), &mut out);
+    let mut told = Vec::new();
+    let count = 3 * WINDOW as u64;
+    for index in 1..=count {
+        let applied = state
+            .apply(&[entry(index, &put("k", "v"))])
+            .expect("the state takes it");
+        let reader = || Reader::new(&state.database());
+        hub.publish(index as i64 + 1, &applied[0].1.events, &reader, &mut out)
+            .expect("the state can be read");
+    }
+    // Only now does the client read.
+    while told.len() < count as usize {
+        for (_, response) in std::mem::take(&mut out) {
+            told.extend(revisions(&[response]));
+            hub.drained(stream);
+        }
+        if hub.can_catch_up(stream) {
+            let reader = Reader::new(&state.database()).expect("the state can be read");
+            hub.catch_up(stream, &reader, &mut out)
+                .expect("the state can be read");
+        }
+        assert!(
+            !out.is_empty() || told.len() == count as usize,
+            "events are lost: {told:?}"
+        );
+    }
+    assert_eq!(told, (2..2 + count as i64).collect::<Vec<_>>());
+}
+
+#[test]
+fn issues_18089_and_19179_a_deletion_at_the_compacted_revision_is_told() {
+    let (mut hub, reader) = hub_of(&[put("k", "v"), delete("k"), put("other", "v"), compact(3)]);
+    let stream = hub.open();
+    let mut out = Vec::new();
+    hub.create(stream, watch_from(3), &mut out);
+    hub.catch_up(stream, &reader, &mut out)
+        .expect("the state can be read");
+    let responses: Vec<WatchResponse> = out.into_iter().map(|(_, r)| r).collect();
+    assert_eq!(revisions(&responses), [3, 4]);
+    let first = responses
+        .iter()
+        .flat_map(|r| &r.events)
+        .next()
+        .expect("an event");
+    assert_eq!(first.r#type, 1, "a deletion");
+}
+
+#[test]
+fn issue_18667_a_compacted_read_in_a_transaction_is_refused_alike_whenever_space_is_given_back() {
+    let read_old = |revision| {
+        let range = RangeRequest {
+            key: b"k".to_vec(),
+            revision,
+            ..RangeRequest::default()
+        };
+        let put = PutRequest {
+            key: b"written".to_vec(),
+            ..PutRequest::default()
+        };
+        Command::Txn(TxnRequest {
+            success: vec![
+                RequestOp {
+                    request: Some(Request::RequestPut(put)),
+                },
+                RequestOp {
+                    request: Some(Request::RequestRange(range)),
+                },
+            ],
+            ..TxnRequest::default()
+        })
+    };
+    let commands = [
+        put("k", "1"),
+        put("k", "2"),
+        put("k", "3"),
+        compact(4),
+        read_old(3),
+        read_old(4),
+    ];
+    let mut ends = Vec::new();
+    for lazy in [false, true] {
+        let disk = SimulatedDisk::default();
+        let mut state = open(&disk);
+        let mut answers = Vec::new();
+        for (i, command) in commands.iter().enumerate() {
+            let applied = state
+                .apply(&[entry(i as u64 + 1, command)])
+                .expect("the state takes it");
+            answers.extend(applied.into_iter().map(|(_, applied)| applied.answer));
+            while !lazy && state.compacts() {
+                state.compact_some(1).expect("the state compacts");
+            }
+        }
+        assert_eq!(answers[4], Err(Refused::Compacted));
+        assert!(answers[5].is_ok());
+        ends.push((answers, state.revision));
+    }
+    assert_eq!(ends[0], ends[1]);
+}
+
+#[test]
+fn issue_20221_a_watch_of_a_future_revision_tells_nothing_before_it() {
+    let (mut hub, _) = hub_of(&[]);
+    let disk = SimulatedDisk::default();
+    let mut state = open(&disk);
+    let stream = hub.open();
+    let mut out = Vec::new();
+    hub.create(stream, watch_from(5), &mut out);
+    for index in 1..=8 {
+        let applied = state
+            .apply(&[entry(index, &put("k", "v"))])
+            .expect("the state takes it");
+        let reader = || Reader::new(&state.database());
+        hub.publish(index as i64 + 1, &applied[0].1.events, &reader, &mut out)
+            .expect("the state can be read");
+    }
+    let responses: Vec<WatchResponse> = out.into_iter().map(|(_, r)| r).collect();
+    assert_eq!(revisions(&responses), [5, 6, 7, 8, 9]);
+}
+
+/// Three members whose messages arrive at once, except those from or to members that are stopped.
+struct Three {
+    nodes: Vec<Node<usize>>,
+    sent: Arc<Mutex<VecDeque<PeerMessage>>>,
+    replies: Vec<Vec<Result<Reply, Refused>>>,
+    now: Duration,
+    stopped: Option<usize>,
+    held: Vec<PeerMessage>,
+}
+
+impl Three {
+    fn new() -> Self {
+        let sent: Arc<Mutex<VecDeque<PeerMessage>>> = Arc::default();
+        let nodes = (1..=3)
+            .map(|id| {
+                let sent = Arc::clone(&sent);
+                let outbox = Outbox::new(move |message| {
+                    sent.lock()
+                        .expect("no one panics with it")
+                        .push_back(message);
+                });
+                let genesis = || Genesis {
+                    cluster: 7,
+                    member: id,
+                    members: (1..=3).map(member).collect(),
+                };
+                let disk = Arc::new(SimulatedDisk::default());
+                Node::open(disk, options(id), Duration::ZERO, outbox, genesis).expect("it starts")
+            })
+            .collect();
+        Self {
+            nodes,
+            sent,
+            replies: vec![Vec::new(); 3],
+            now: Duration::ZERO,
+            stopped: None,
+            held: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, place: usize, inputs: Vec<Input<usize>>) -> Option<bool> {
+        let outputs = self.nodes[place]
+            .step(self.now, inputs)
+            .expect("it goes on");
+        let mut leads = None;
+        for output in outputs {
+            match output {
+                Output::Reply { result, .. } => self.replies[place].push(result),
+                Output::Status(status) => leads = Some(status.serves && status.standing.leads),
+                _ => {}
+            }
+        }
+        leads
+    }
+
+    /// Lets time pass until someone new leads.
+    fn until_led(&mut self) -> usize {
+        for _ in 0..200 {
+            self.now += Duration::from_millis(100);
+            for place in (0..3)
+                .filter(|p| Some(*p) != self.stopped)
+                .collect::<Vec<_>>()
+            {
+                if self.step(place, Vec::new()) == Some(true) {
+                    return place;
+                }
+                if let Some(leader) = self.exchange() {
+                    return leader;
+                }
+            }
+        }
+        panic!("no one leads")
+    }
+
+    fn next_message(&mut self) -> Option<PeerMessage> {
+        self.sent.lock().expect("no one panics with it").pop_front()
+    }
+
+    fn exchange(&mut self) -> Option<usize> {
+        let mut leader = None;
+        while let Some(message) = self.next_message() {
+            let to = message.to as usize - 1;
+            if Some(to) == self.stopped {
+                self.held.push(message);
+            } else if self.step(to, vec![Input::Receive(Box::new(message))]) == Some(true) {
+                leader = Some(to);
+            }
+        }
+        leader
+    }
+}
+
+#[test]
+fn issue_20418_a_leader_that_was_stopped_serves_no_stale_read() {
+    let mut three = Three::new();
+    let old = three.until_led();
+    three.exchange();
+    three.step(old, vec![propose(put("k", "old"))]);
+    three.exchange();
+    assert_eq!(three.replies[old].len(), 1, "the write is acknowledged");
+    three.stopped = Some(old);
+    let new = three.until_led();
+    assert_ne!(new, old);
+    three.step(new, vec![propose(put("k", "new"))]);
+    three.exchange();
+    assert!(
+        three.replies[new].iter().any(Result::is_ok),
+        "the new leader takes writes"
+    );
+    // The old leader goes on, believes that it leads, and is asked before it hears anything.
+    three.stopped = None;
+    three.replies[old].clear();
+    three.step(old, vec![Input::Read { ticket: 0 }]);
+    assert!(
+        three.replies[old].is_empty(),
+        "it answers without having asked the others"
+    );
+    for _ in 0..30 {
+        three.now += Duration::from_millis(100);
+        for place in 0..3 {
+            three.step(place, Vec::new());
+            three.exchange();
+        }
+        if !three.replies[old].is_empty() {
+            break;
+        }
+    }
+    assert_eq!(three.replies[old], [Ok(Reply::Read)]);
+    assert_eq!(
+        version(&three.nodes[old], "k"),
+        2,
+        "the read sees the later write"
+    );
+}
