@@ -7,8 +7,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use orlop_store::node::Options;
+use orlop_store::node::{AutoCompaction, Options};
 use orlop_store::server::{self, Bootstrap, Ready, Settings};
 
 /// What a flag does here.
@@ -108,8 +109,16 @@ const FLAGS: &[Flag] = &[
         "0",
         "bytes of records above which writes are refused; 0 is 2 GiB",
     ),
-    accepted("auto-compaction-mode"),
-    accepted("auto-compaction-retention"),
+    flag(
+        "auto-compaction-mode",
+        "periodic",
+        "periodic: old revisions are given up by age; revision: by their number",
+    ),
+    flag(
+        "auto-compaction-retention",
+        "1h",
+        "how long (hours, or with h, m or s), or how many revisions, are kept; 0 keeps all",
+    ),
     accepted("election-timeout"),
     accepted("heartbeat-interval"),
     accepted("listen-metrics-urls"),
@@ -282,7 +291,13 @@ fn parse(
     let quota: i64 = quota
         .parse()
         .map_err(|_| format!("invalid value {quota:?} for flag -quota-backend-bytes"))?;
-    let mut options = Options::default();
+    let mut options = Options {
+        auto_compaction: compaction(
+            &value("auto-compaction-mode"),
+            &value("auto-compaction-retention"),
+        )?,
+        ..Options::default()
+    };
     match quota {
         0 => {}
         // etcd takes a negative one for none.
@@ -305,6 +320,34 @@ fn parse(
         ));
     }
     Ok(Parsed::Run(Box::new(settings)))
+}
+
+fn compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
+    let bad = || format!("invalid value {retention:?} for flag -auto-compaction-retention");
+    let number = |text: &str| text.parse::<u32>().map_err(|_| bad());
+    match mode {
+        "revision" => Ok(match number(retention)? {
+            0 => AutoCompaction::Never,
+            count => AutoCompaction::Count(count.into()),
+        }),
+        "periodic" => {
+            let unit = retention.trim_start_matches(|c: char| c.is_ascii_digit());
+            let seconds = match unit {
+                "" | "h" | "h0m0s" => 3600,
+                "m" | "m0s" => 60,
+                "s" => 1,
+                _ => return Err(bad()),
+            };
+            let count = number(retention.strip_suffix(unit).unwrap_or(retention))?;
+            Ok(match count {
+                0 => AutoCompaction::Never,
+                count => AutoCompaction::Age(Duration::from_secs(u64::from(count) * seconds)),
+            })
+        }
+        other => Err(format!(
+            "invalid value {other:?} for flag -auto-compaction-mode: periodic or revision"
+        )),
+    }
 }
 
 fn listening(flag: &str, urls: &[String]) -> Result<Vec<SocketAddr>, String> {
@@ -421,6 +464,28 @@ mod tests {
         let settings = parsed(&[]).expect("the defaults are good");
         assert_eq!(settings.data_dir, PathBuf::from("default.etcd"));
         assert!(settings.listen.iter().all(|a| a.ip().is_loopback()));
+    }
+
+    #[test]
+    fn old_revisions_are_given_up_as_etcds_flags_say() {
+        let compaction = |args: &[&str]| parsed(args).map(|s| s.options.auto_compaction);
+        let hours = |n: u64| Ok(AutoCompaction::Age(Duration::from_secs(n * 3600)));
+        assert_eq!(compaction(&[]), hours(1));
+        assert_eq!(compaction(&["--auto-compaction-retention=5"]), hours(5));
+        assert_eq!(
+            compaction(&["--auto-compaction-retention=90s"]),
+            Ok(AutoCompaction::Age(Duration::from_secs(90)))
+        );
+        assert_eq!(
+            compaction(&["--auto-compaction-retention=0"]),
+            Ok(AutoCompaction::Never)
+        );
+        let mode = "--auto-compaction-mode=revision";
+        assert_eq!(
+            compaction(&[mode, "--auto-compaction-retention=1000"]),
+            Ok(AutoCompaction::Count(1000))
+        );
+        assert!(compaction(&[mode, "--auto-compaction-retention=1h"]).is_err());
     }
 
     #[test]

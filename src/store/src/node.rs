@@ -10,7 +10,7 @@ mod requests;
 mod room;
 mod transfer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::wal::{Owner, Recovered, Wal};
 use requests::{Pending, Seen};
 use transfer::{Receiving, Sending};
 
-pub use interface::{Input, NodeError, Options, Outbox, Output, Reply, Status};
+pub use interface::{AutoCompaction, Input, NodeError, Options, Outbox, Output, Reply, Status};
 
 /// The length of a tick: the time between two heartbeats.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -77,6 +77,8 @@ pub struct Node<T> {
     unsaved_bytes: usize,
     /// When the first change since the last checkpoint was made.
     unsaved_since: Option<Duration>,
+    /// Revisions of the past and when they were the present, oldest first; of the leader.
+    ages: VecDeque<(Duration, i64)>,
     full: bool,
     /// The state found no room though the disk said that there was some: since when. Nothing that grows is taken until it finds room.
     broke_off: Option<Duration>,
@@ -171,6 +173,7 @@ impl<T> Node<T> {
             queued_bytes: 0,
             unsaved_bytes: 0,
             unsaved_since: None,
+            ages: VecDeque::new(),
             full: false,
             broke_off: None,
             sending: BTreeMap::new(),
@@ -404,6 +407,7 @@ impl<T> Node<T> {
         self.tick_requests();
         self.tick_transfers()?;
         self.tick_changes();
+        self.give_up_old();
         Ok(())
     }
 

@@ -25,6 +25,8 @@ pub struct Options {
     pub segment_bytes: usize,
     /// Time since the first change that makes a checkpoint of the state due.
     pub checkpoint_time: Duration,
+    /// Which old revisions are given up without being asked.
+    pub auto_compaction: AutoCompaction,
     /// Entries that are kept in memory for members that lag behind; one that lags further gets the whole state.
     pub keep_entries: u64,
     /// Bytes of one part of a state that is sent to another member.
@@ -40,11 +42,23 @@ impl Default for Options {
             quota_bytes: 2 << 30,
             segment_bytes: crate::wal::SEGMENT_BYTES,
             checkpoint_time: Duration::from_secs(5),
+            auto_compaction: AutoCompaction::Age(Duration::from_secs(3600)),
             keep_entries: 5000,
             part_bytes: 256 << 10,
             seed: 0,
         }
     }
+}
+
+/// Which old revisions a leader gives up by itself. Over the quota it gives up all of them, unless this is `Never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// None.
+    Never,
+    /// Those that were superseded longer ago than this (etcd's `periodic`).
+    Age(Duration),
+    /// Those further back than so many (etcd's `revision`).
+    Count(i64),
 }
 
 /// Why a member cannot start or go on. After one of these the node must be dropped.

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Node, NodeError, Output, Reply};
+use super::{AutoCompaction, Node, NodeError, Output, Reply};
+use crate::command::Command;
 use crate::consensus::Consensus;
+use crate::peer::Proposal;
+use crate::proto::etcdserverpb::CompactionRequest;
 
 /// Log written since the last checkpoint that makes the next one due.
 const CHECKPOINT_BYTES: usize = 4 << 20;
@@ -21,6 +24,11 @@ const COMPACT_RECORDS: usize = 1000;
 const KEEP_BYTES: usize = 8 << 20;
 /// The same while a state is on its way to a member, which will want what came after it.
 const KEEP_SENDING_BYTES: usize = 64 << 20;
+
+/// Ticks between two looks at what can be given up.
+const LOOK_TICKS: u64 = 10;
+/// Samples of the age of revisions within the time that they are kept.
+const AGE_SAMPLES: u32 = 10;
 
 impl<T> Node<T> {
     /// Whether the log has room for what the member itself must write.
@@ -72,14 +80,58 @@ impl<T> Node<T> {
         Ok(())
     }
 
+    fn is_over_quota(&self) -> bool {
+        u64::try_from(self.state.live_bytes).unwrap_or(0) > self.options.quota_bytes
+    }
+
+    /// As the leader, compacts what is old enough; over the quota all that is not the present.
+    pub(super) fn give_up_old(&mut self) {
+        if self.serving_term.is_none() {
+            self.ages.clear();
+            return;
+        }
+        if !self.ticks.is_multiple_of(LOOK_TICKS) || self.state.compacts() {
+            return;
+        }
+        let revision = self.state.revision;
+        let target = match self.options.auto_compaction {
+            AutoCompaction::Never => return,
+            _ if self.is_over_quota() => revision,
+            AutoCompaction::Count(count) => revision - count,
+            AutoCompaction::Age(age) => {
+                let newest = self.ages.back().map(|(at, _)| *at);
+                if newest.is_none_or(|at| self.now.saturating_sub(at) >= age / AGE_SAMPLES) {
+                    self.ages.push_back((self.now, revision));
+                }
+                let mut old = 0;
+                while let Some((at, revision)) = self.ages.front().copied()
+                    && self.now.saturating_sub(at) >= age
+                {
+                    old = revision;
+                    self.ages.pop_front();
+                }
+                old
+            }
+        };
+        // Each compaction is an entry of the log: one for a few revisions would be a waste.
+        let enough = match self.options.auto_compaction {
+            AutoCompaction::Count(count) if !self.is_over_quota() => (count / 10).max(1),
+            _ => 1,
+        };
+        if target - self.state.compact_revision >= enough && !self.has_own_request() {
+            let revision = target;
+            let physical = false;
+            let request = CompactionRequest { revision, physical };
+            self.ask_for_own(Proposal::Command(Command::Compact(request)));
+        }
+    }
+
     pub(super) fn is_short_of_room(&self) -> Result<bool, NodeError> {
         Ok(self.disk.free_bytes().map_err(NodeError::Free)? < DISK_RESERVE_BYTES)
     }
 
     pub(super) fn look_for_room(&mut self) -> Result<(), NodeError> {
-        let over_quota =
-            u64::try_from(self.state.live_bytes).unwrap_or(0) > self.options.quota_bytes;
-        let full = over_quota
+        let full = self.is_over_quota()
             || self.broke_off.is_some()
             || self.is_short_of_room()?
             || !self.wal.prepare()?;

@@ -217,7 +217,6 @@ impl World {
         self.cut.clear();
         let mut down = Vec::new();
         for machine in self.machines.values_mut() {
-            machine.busy_until = Duration::ZERO;
             machine.disk.stay_alive();
             if machine.node.is_none() && !machine.gone {
                 down.push(machine.id);
@@ -733,7 +732,7 @@ impl World {
                 let stopped = Duration::from_millis(self.random.below(4000));
                 let until = self.now + stopped;
                 if let Some(machine) = self.machines.get_mut(&id) {
-                    machine.busy_until = until;
+                    machine.busy_until = machine.busy_until.max(until);
                 }
             }
             7 if self.weather.clock_jumps => {
