@@ -71,7 +71,7 @@ const FLAGS: &[Flag] = &[
     ),
     flag(
         "listen-client-urls",
-        "http://127.0.0.1:2379",
+        "http://127.0.0.1:2379,http://127.0.0.1:4001",
         "addresses to serve clients on, http://IP:PORT, with commas between",
     ),
     flag(
@@ -136,6 +136,7 @@ const FLAGS: &[Flag] = &[
     accepted("snapshot-count"),
     accepted("wal-dir"),
     accepted_switch("debug"),
+    accepted_switch("enable-v2"),
     accepted_switch("enable-pprof"),
     accepted_switch("experimental-initial-corrupt-check"),
     accepted_switch("force-new-cluster"),
@@ -407,7 +408,7 @@ fn addresses(url: &str) -> Result<Option<SocketAddr>, String> {
 
 fn help() -> String {
     let mut out = String::from(
-        "A member of the store, which speaks etcd's v3 API.\n\nUsage: orlop store [FLAG…]\n\nFlags, with one dash or two:\n",
+        "A member of the store, which speaks etcd's v3 and v2 APIs.\n\nUsage: orlop store [FLAG…]\n\nFlags, with one dash or two:\n",
     );
     for flag in FLAGS.iter().filter(|f| f.effect == Effect::Heeded) {
         let name = if flag.default.is_empty() {

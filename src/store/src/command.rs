@@ -8,6 +8,7 @@ use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
     Member, PutRequest, TxnRequest,
 };
+use crate::v2;
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 18;
@@ -33,6 +34,8 @@ pub enum Command {
     Publish(Member),
     /// A member is reached by other members at these URLs.
     MovePeer(Member),
+    /// Writes by etcd's v2 API.
+    V2(v2::Request),
 }
 
 /// Which request of which member a command answers.
@@ -73,12 +76,19 @@ impl Command {
             Self::Alarm(_) => 7,
             Self::Publish(_) => 8,
             Self::MovePeer(_) => 9,
+            Self::V2(_) => 10,
         }
     }
 
     /// Whether it may make the state larger, so that a full disk must refuse it.
     pub fn grows(&self) -> bool {
-        matches!(self, Self::Put(_) | Self::Txn(_) | Self::LeaseGrant(_))
+        match self {
+            Self::Put(_) | Self::Txn(_) | Self::LeaseGrant(_) => true,
+            Self::V2(request) => {
+                !matches!(request.kind, v2::Kind::Delete | v2::Kind::CompareAndDelete)
+            }
+            _ => false,
+        }
     }
 
     /// Length of the body in bytes.
@@ -92,6 +102,7 @@ impl Command {
             Self::LeaseRevoke(body) => body.encoded_len(),
             Self::Alarm(body) => body.encoded_len(),
             Self::Publish(body) | Self::MovePeer(body) => body.encoded_len(),
+            Self::V2(body) => body.bytes(),
         }
     }
 
@@ -112,6 +123,10 @@ impl Command {
             Self::LeaseRevoke(body) => body.encode(&mut out),
             Self::Alarm(body) => body.encode(&mut out),
             Self::Publish(body) | Self::MovePeer(body) => body.encode(&mut out),
+            Self::V2(body) => {
+                body.encode(&mut out);
+                Ok(())
+            }
         };
         out
     }
@@ -144,6 +159,7 @@ impl Command {
             7 => Self::Alarm(AlarmRequest::decode(body).map_err(broken)?),
             8 => Self::Publish(Member::decode(body).map_err(broken)?),
             9 => Self::MovePeer(Member::decode(body).map_err(broken)?),
+            10 => Self::V2(v2::Request::decode(body).map_err(|_| CommandError::Body(kind))?),
             other => return Err(CommandError::Kind(other)),
         };
         Ok((origin, command))

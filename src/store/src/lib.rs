@@ -17,5 +17,6 @@ pub mod refused;
 pub mod roster;
 pub mod server;
 pub mod state;
+pub mod v2;
 pub mod wal;
 pub mod watch;

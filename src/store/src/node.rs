@@ -366,7 +366,7 @@ impl<T> Node<T> {
         if applied.members_changed {
             self.roster_told = false;
         }
-        if let Some(change) = applied.lease {
+        for change in applied.leases {
             self.leases.follow(change, self.now);
         }
         if let Some(revision) = applied

@@ -1,5 +1,5 @@
-//! The shell around a member: one thread steps it, one serves etcd's v3 API and a little HTTP on the same port, and
-//! carries messages between members.
+//! The shell around a member: one thread steps it, one serves etcd's v3 and v2 APIs and a little HTTP on the same port,
+//! and carries messages between members.
 
 mod bootstrap;
 mod cluster;
@@ -9,6 +9,7 @@ mod lease;
 mod maintenance;
 mod peers;
 mod shared;
+mod v2;
 mod watch;
 
 use std::io;

@@ -34,7 +34,7 @@ pub(crate) fn step(
             break;
         }
         let record = Record::decode(record.value(), revision)?;
-        seen.push((revision, sub, record.key.to_vec(), record.deleted));
+        seen.push((revision, sub, record.key.to_vec(), record.action.deletes()));
     }
     for (revision, sub, key, deleted) in seen {
         if revision > done {

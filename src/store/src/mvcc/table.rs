@@ -4,6 +4,7 @@ use redb::TableDefinition;
 
 use crate::proto::mvccpb::KeyValue;
 use crate::state::StateError;
+use crate::v2::Action;
 
 /// Mod revision, sub, create revision, version, lease of a live key.
 pub(crate) type Pointer = (i64, i64, i64, i64, i64);
@@ -25,7 +26,7 @@ const HEAD_BYTES: usize = 33;
 /// One write or deletion, as `revisions` holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
-    pub(crate) deleted: bool,
+    pub(crate) action: Action,
     pub(crate) create_revision: i64,
     pub(crate) version: i64,
     pub(crate) lease: i64,
@@ -37,7 +38,7 @@ impl<'a> Record<'a> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD_BYTES + self.key.len() + self.value.len());
         out.extend_from_slice(&[0; 4]);
-        out.push(u8::from(self.deleted));
+        out.push(self.action as u8);
         out.extend_from_slice(&(self.key.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.create_revision.to_le_bytes());
         out.extend_from_slice(&self.version.to_le_bytes());
@@ -63,7 +64,7 @@ impl<'a> Record<'a> {
         let key_bytes = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
         let (key, value) = rest.split_at_checked(key_bytes).ok_or_else(damaged)?;
         Ok(Self {
-            deleted: head[4] == 1,
+            action: Action::decode(head[4]).ok_or_else(damaged)?,
             create_revision: number(9),
             version: number(17),
             lease: number(25),

@@ -14,6 +14,7 @@ use crate::proto::mvccpb::event::EventType;
 use crate::proto::mvccpb::{Event, KeyValue};
 use crate::refused::Refused;
 use crate::state::{Database, During, StateError, meta_i64};
+use crate::v2::Action;
 
 /// A read failed.
 #[derive(Debug, thiserror::Error)]
@@ -240,7 +241,7 @@ where
             .during("read a revision")?
             .ok_or(StateError::Damaged { revision })?;
         let record = Record::decode(bytes.value(), revision)?;
-        Ok((!record.deleted).then(|| record.to_key_value(revision)))
+        Ok((!record.action.deletes()).then(|| record.to_key_value(revision)))
     }
 
     /// A key as it stood at a revision; `None` too when that has been compacted.
@@ -355,6 +356,17 @@ pub(crate) type ReadView<'a> = View<
     ReadOnlyTable<(i64, i64), &'static [u8]>,
 >;
 
+/// One write or deletion, with what it was to v2.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) revision: i64,
+    pub(crate) action: Action,
+    pub(crate) create_revision: i64,
+    pub(crate) lease: i64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
 /// One consistent sight of the whole state.
 pub struct Reader {
     transaction: ReadTransaction,
@@ -449,7 +461,7 @@ impl Reader {
             }
             let record = Record::decode(record.value(), revision)?;
             bytes += record.key.len() + record.value.len() + 64;
-            let kind = if record.deleted {
+            let kind = if record.action.deletes() {
                 EventType::Delete
             } else {
                 EventType::Put
@@ -461,6 +473,43 @@ impl Reader {
             });
         }
         Ok((events, to + 1))
+    }
+
+    /// As [`Reader::changes`], for v2, which has only keys that begin with a slash.
+    pub(crate) fn written(
+        &self,
+        from: i64,
+        to: i64,
+        max_bytes: usize,
+    ) -> Result<(Vec<Written>, i64), StateError> {
+        let mut all = Vec::new();
+        let mut bytes = 0;
+        let mut last = from;
+        for item in self
+            .revisions
+            .range((from, i64::MIN)..=(to, i64::MAX))
+            .during("read changes")?
+        {
+            let (place, record) = item.during("read changes")?;
+            let (revision, _) = place.value();
+            if bytes >= max_bytes && last < revision {
+                return Ok((all, revision));
+            }
+            last = revision;
+            let record = Record::decode(record.value(), revision)?;
+            bytes += record.key.len() + record.value.len() + 64;
+            if record.key.starts_with(b"/") {
+                all.push(Written {
+                    revision,
+                    action: record.action,
+                    create_revision: record.create_revision,
+                    lease: record.lease,
+                    key: record.key.to_vec(),
+                    value: record.value.to_vec(),
+                });
+            }
+        }
+        Ok((all, to + 1))
     }
 
     /// All leases, by id.

@@ -19,6 +19,8 @@ use crate::proto::mvccpb::{Event, KeyValue};
 use crate::refused::Refused;
 use crate::roster::Roster;
 use crate::state::{During, StateError};
+use crate::v2::apply::is_own_lease;
+use crate::v2::{self, Action};
 
 /// The answer to a command; headers have just the revision.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,8 @@ pub enum Answer {
     Alarm(AlarmResponse),
     /// To [`Command::Publish`], [`Command::MovePeer`] and changes of members: all members now.
     Members(MemberListResponse),
+    /// To [`Command::V2`]: what it did and whether that made what was not there, or why it was refused.
+    V2(Box<Result<(v2::Event, bool), v2::V2Error>>),
 }
 
 /// A change of the set of leases.
@@ -65,8 +69,8 @@ pub struct Applied {
     pub answer: Result<Answer, Refused>,
     /// The changes, all of one revision; empty when no key changed.
     pub events: Vec<Event>,
-    /// The lease that came or went.
-    pub lease: Option<LeaseChange>,
+    /// The leases that came or went.
+    pub leases: Vec<LeaseChange>,
     /// Whether old revisions were given up.
     pub compacted: bool,
     /// Whether the record of a member, or an alarm, has changed.
@@ -98,6 +102,8 @@ pub(crate) struct Writer<'t> {
     pub(crate) roster: Roster,
     /// The changes of the command that is being applied.
     events: Vec<Event>,
+    /// The leases that came or went with it.
+    lease_changes: Vec<LeaseChange>,
 }
 
 impl<'t> Writer<'t> {
@@ -120,10 +126,11 @@ impl<'t> Writer<'t> {
             live_bytes,
             roster,
             events: Vec::new(),
+            lease_changes: Vec::new(),
         })
     }
 
-    fn view(&self) -> WriteView<'_, 't> {
+    pub(crate) fn view(&self) -> WriteView<'_, 't> {
         View {
             current: &self.current,
             history: &self.history,
@@ -136,7 +143,6 @@ impl<'t> Writer<'t> {
 
     /// Applies one command. A refusal changes nothing.
     pub(crate) fn apply(&mut self, command: &Command) -> Result<Applied, StateError> {
-        let mut lease = None;
         let mut compacted = false;
         let mut members_changed = false;
         let answer = match command {
@@ -152,17 +158,12 @@ impl<'t> Writer<'t> {
                 done.map(|()| Answer::Compact(CompactionResponse::default()))
                     .map_err(ReadError::Refused)
             }
-            Command::LeaseGrant(request) => self.grant(request).map(|response| {
-                lease = Some(LeaseChange::Granted {
-                    id: response.id,
-                    ttl: response.ttl,
-                });
-                Answer::LeaseGrant(response)
-            }),
-            Command::LeaseRevoke(request) => self.revoke(request.id).map(|response| {
-                lease = Some(LeaseChange::Revoked { id: request.id });
-                Answer::LeaseRevoke(response)
-            }),
+            Command::LeaseGrant(request) => self.grant(request).map(Answer::LeaseGrant),
+            Command::LeaseRevoke(request) => self.revoke(request.id).map(Answer::LeaseRevoke),
+            Command::V2(request) => self
+                .v2(request)
+                .map(|outcome| Answer::V2(Box::new(outcome)))
+                .map_err(ReadError::State),
             Command::Alarm(request) => {
                 let before = self.roster.alarms.len();
                 let response = self.roster.alarm(request);
@@ -181,6 +182,7 @@ impl<'t> Writer<'t> {
             }
         };
         let events = std::mem::take(&mut self.events);
+        let leases = std::mem::take(&mut self.lease_changes);
         if !events.is_empty() {
             self.revision += 1;
         }
@@ -195,7 +197,7 @@ impl<'t> Writer<'t> {
         Ok(Applied {
             answer,
             events,
-            lease,
+            leases,
             compacted,
             members_changed,
             change: None,
@@ -213,7 +215,7 @@ impl<'t> Writer<'t> {
             members_changed: answer.is_ok(),
             answer,
             events: Vec::new(),
-            lease: None,
+            leases: Vec::new(),
             compacted: false,
         }
     }
@@ -248,6 +250,10 @@ impl<'t> Writer<'t> {
     }
 
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, StateError> {
+        self.put_as(request, Action::Set)
+    }
+
+    fn put_as(&mut self, request: &PutRequest, action: Action) -> Result<PutResponse, StateError> {
         let key = request.key.as_slice();
         let (revision, sub) = (self.revision + 1, self.events.len() as i64);
         let before = self
@@ -282,7 +288,7 @@ impl<'t> Writer<'t> {
             value,
             lease,
         };
-        self.write(&kv, sub, false)?;
+        self.write(&kv, sub, action)?;
         self.current
             .insert(key, (revision, sub, create_revision, version + 1, lease))
             .during("write a key")?;
@@ -306,9 +312,9 @@ impl<'t> Writer<'t> {
     }
 
     /// Adds a record to `revisions` and `history`.
-    fn write(&mut self, kv: &KeyValue, sub: i64, deleted: bool) -> Result<(), StateError> {
+    fn write(&mut self, kv: &KeyValue, sub: i64, action: Action) -> Result<(), StateError> {
         let record = Record {
-            deleted,
+            action,
             create_revision: kv.create_revision,
             version: kv.version,
             lease: kv.lease,
@@ -354,14 +360,14 @@ impl<'t> Writer<'t> {
                     .prev_kvs
                     .extend(self.view().record(pointer.0, pointer.1)?);
             }
-            self.delete(key, pointer.4)?;
+            self.delete(key, pointer.4, Action::Delete)?;
             response.deleted += 1;
         }
         Ok(response)
     }
 
-    /// Deletes a key that is there.
-    fn delete(&mut self, key: Vec<u8>, lease: i64) -> Result<(), StateError> {
+    /// Deletes a key.
+    fn delete(&mut self, key: Vec<u8>, lease: i64, action: Action) -> Result<(), StateError> {
         let sub = self.events.len() as i64;
         self.current.remove(key.as_slice()).during("delete a key")?;
         self.detach(lease, &key)?;
@@ -370,7 +376,7 @@ impl<'t> Writer<'t> {
             mod_revision: self.revision + 1,
             ..KeyValue::default()
         };
-        self.write(&kv, sub, true)?;
+        self.write(&kv, sub, action)?;
         self.events.push(Event {
             r#type: EventType::Delete as i32,
             kv: Some(kv),
@@ -484,6 +490,10 @@ impl<'t> Writer<'t> {
         self.leases
             .insert(request.id, ttl)
             .during("write a lease")?;
+        self.lease_changes.push(LeaseChange::Granted {
+            id: request.id,
+            ttl,
+        });
         Ok(LeaseGrantResponse {
             header: None,
             id: request.id,
@@ -496,10 +506,74 @@ impl<'t> Writer<'t> {
         if self.leases.remove(id).during("remove a lease")?.is_none() {
             return Err(Refused::LeaseNotFound.into());
         }
+        self.lease_changes.push(LeaseChange::Revoked { id });
         for key in keys_of_lease(&self.lease_keys, id)? {
-            self.delete(key, id)?;
+            let directory = key.strip_suffix(b"/").filter(|_| is_own_lease(id));
+            let path = directory.map(|path| String::from_utf8_lossy(path).into_owned());
+            self.delete(key.clone(), id, Action::Expire)?;
+            let Some(path) = path else { continue };
+            // A directory of v2 ends with all that is in it.
+            for kv in self.view().below(&path)? {
+                self.v2_end_lease(kv.lease)?;
+                self.delete(kv.key, kv.lease, Action::DeleteBelow)?;
+            }
         }
         Ok(LeaseRevokeResponse::default())
+    }
+
+    /// Puts a key for v2.
+    pub(crate) fn v2_put(
+        &mut self,
+        key: Vec<u8>,
+        value: &str,
+        lease: i64,
+        action: Action,
+    ) -> Result<(), StateError> {
+        let request = PutRequest {
+            key,
+            value: value.into(),
+            lease,
+            ..PutRequest::default()
+        };
+        self.put_as(&request, action).map(|_| ())
+    }
+
+    /// Deletes a key for v2; it need not be there, so that watches are told all the same.
+    pub(crate) fn v2_remove(&mut self, key: Vec<u8>, action: Action) -> Result<(), StateError> {
+        let lease = self.lease_of(&key)?;
+        self.delete(key, lease, action)
+    }
+
+    fn lease_of(&self, key: &[u8]) -> Result<i64, StateError> {
+        let pointer = self.current.get(key).during("read a key")?;
+        Ok(pointer.map_or(0, |p| p.value().4))
+    }
+
+    /// Makes the present a key's beginning: what is put next is a new one.
+    pub(crate) fn forget_key(&mut self, key: &[u8]) -> Result<(), StateError> {
+        let lease = self.lease_of(key)?;
+        self.detach(lease, key)?;
+        self.current.remove(key).during("forget a key")?;
+        Ok(())
+    }
+
+    /// A lease of a v2 key's own; 0 without a time to live.
+    pub(crate) fn v2_lease(&mut self, ttl: Option<u64>) -> Result<i64, StateError> {
+        let Some(ttl) = ttl else { return Ok(0) };
+        let ttl = i64::try_from(ttl).unwrap_or(i64::MAX).min(MAX_TTL_SECONDS);
+        // A revision makes at most one.
+        let id = -(self.revision + 1);
+        self.leases.insert(id, ttl).during("write a lease")?;
+        self.lease_changes.push(LeaseChange::Granted { id, ttl });
+        Ok(id)
+    }
+
+    /// A v2 key is changed or gone: its own lease has no more use.
+    pub(crate) fn v2_end_lease(&mut self, id: i64) -> Result<(), StateError> {
+        if is_own_lease(id) && self.leases.remove(id).during("remove a lease")?.is_some() {
+            self.lease_changes.push(LeaseChange::Revoked { id });
+        }
+        Ok(())
     }
 }
 
@@ -514,13 +588,14 @@ impl Answer {
             Self::LeaseRevoke(r) => &mut r.header,
             Self::Alarm(r) => &mut r.header,
             Self::Members(r) => &mut r.header,
+            Self::V2(_) => return,
         };
         header.get_or_insert_default().revision = revision;
     }
 
-    /// The outermost header.
-    pub fn header_mut(&mut self) -> &mut ResponseHeader {
-        match self {
+    /// The outermost header; v2 has none.
+    pub fn header_mut(&mut self) -> Option<&mut ResponseHeader> {
+        Some(match self {
             Self::Put(r) => r.header.get_or_insert_default(),
             Self::DeleteRange(r) => r.header.get_or_insert_default(),
             Self::Txn(r) => r.header.get_or_insert_default(),
@@ -529,7 +604,8 @@ impl Answer {
             Self::LeaseRevoke(r) => r.header.get_or_insert_default(),
             Self::Alarm(r) => r.header.get_or_insert_default(),
             Self::Members(r) => r.header.get_or_insert_default(),
-        }
+            Self::V2(_) => return None,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use super::{CLUSTER_VERSION, ETCD_VERSION};
 
 /// Adds the paths to the services.
 pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
+    let router = super::v2::add(services.into_axum_router(), &shared);
     let health = move || {
         let status = shared.status();
         std::future::ready(if status.serves && !status.full {
@@ -39,8 +40,7 @@ pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
                 .map(tonic::body::Body::new)
         }
     };
-    let router = services
-        .into_axum_router()
+    let router = router
         .route("/health", get(health))
         .route("/version", get(version))
         .fallback(unknown);

@@ -43,6 +43,8 @@ pub(super) struct Shared {
     removed: tokio::sync::watch::Sender<bool>,
     watches: Mutex<Watches>,
     status: tokio::sync::watch::Sender<Status>,
+    /// The last revision that was passed on.
+    pub(super) revision: tokio::sync::watch::Sender<i64>,
     clock: Instant,
     pub(super) data_dir: std::path::PathBuf,
 }
@@ -91,6 +93,7 @@ impl Shared {
                 out: Vec::new(),
             }),
             status: tokio::sync::watch::channel(Status::default()).0,
+            revision: tokio::sync::watch::channel(node.revision()).0,
             clock: Instant::now(),
             data_dir: settings.data_dir.clone(),
         })
@@ -185,7 +188,9 @@ impl Shared {
             .await?
         {
             Reply::Answer(mut answer) => {
-                self.complete(answer.header_mut());
+                if let Some(header) = answer.header_mut() {
+                    self.complete(header);
+                }
                 Ok(answer)
             }
             _ => Err(unexpected()),
@@ -283,6 +288,7 @@ impl Shared {
                     if let Err(err) = hub.publish(revision, &events, &|| self.reader(), out) {
                         log::error!("watches at revision {revision}: {err}");
                     }
+                    self.revision.send_replace(revision);
                 }
                 Output::Compacted(revision) => watches.hub.compacted(revision),
                 Output::Status(status) => {
@@ -294,6 +300,7 @@ impl Shared {
                 } => {
                     watches.hub.jumped(revision, compact_revision);
                     self.catch_up_all(&mut watches);
+                    self.revision.send_replace(revision);
                 }
                 Output::Roster(roster) => {
                     self.lanes.follow(&roster, self.owner);

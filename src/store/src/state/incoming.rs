@@ -123,7 +123,7 @@ impl Incoming {
                     if let Some(lease) = before.filter(|lease| *lease != 0) {
                         lease_keys.remove((lease, record.key)).during(write)?;
                     }
-                    if record.deleted {
+                    if record.action.deletes() {
                         current.remove(record.key).during(write)?;
                         continue;
                     }

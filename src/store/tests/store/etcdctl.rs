@@ -34,16 +34,16 @@ fn member_process() {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Ours,
     Etcd,
 }
 
 /// A server on a directory that outlives its processes.
-struct Server {
+pub(crate) struct Server {
     kind: Kind,
     data_dir: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     process: Child,
 }
 
@@ -70,6 +70,7 @@ fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Child {
             command.args([
                 "--name",
                 "one",
+                "--enable-v2",
                 "--logger",
                 "zap",
                 "--log-level",
@@ -142,7 +143,7 @@ impl Server {
     }
 
     /// kill -9, and start again on the same directory.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it can be killed");
         self.process.wait().expect("it ends");
         self.process = start(self.kind, &self.data_dir, self.address);
@@ -158,7 +159,7 @@ impl Server {
         command
     }
 
-    fn run(&self, words: &[&str], stdin: &str) -> Output {
+    pub(crate) fn run(&self, words: &[&str], stdin: &str) -> Output {
         let mut command = self.etcdctl();
         let mut child = command
             .args(words)
@@ -398,7 +399,7 @@ const WATCHES: &[(&[&str], usize)] = &[
     (&["last", "--rev=1"], 1),
 ];
 
-fn pair() -> (tempfile::TempDir, Server, Server) {
+pub(crate) fn pair() -> (tempfile::TempDir, Server, Server) {
     let directory = tempfile::tempdir().expect("a directory");
     let ours = Server::new(Kind::Ours, directory.path().join("ours"));
     let etcd = Server::new(Kind::Etcd, directory.path().join("etcd"));

@@ -11,3 +11,4 @@ mod processes;
 mod random;
 mod simulated_disk;
 mod simulation;
+mod v2;

@@ -201,14 +201,16 @@ impl Model {
                 }
                 Answer::LeaseRevoke(LeaseRevokeResponse::default())
             }
-            Command::Alarm(_) | Command::Publish(_) | Command::MovePeer(_) => {
+            Command::Alarm(_) | Command::Publish(_) | Command::MovePeer(_) | Command::V2(_) => {
                 unreachable!("the model is about the keyspace")
             }
         };
         self.revision = self.now();
         self.changed = 0;
         let mut answer = answer;
-        answer.header_mut().revision = self.revision;
+        if let Some(header) = answer.header_mut() {
+            header.revision = self.revision;
+        }
         Ok(answer)
     }
 
