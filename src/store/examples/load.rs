@@ -1,5 +1,6 @@
 //! Puts a load on an etcd-speaking server: `load put ADDRESS CLIENTS SECONDS` or `load get ADDRESS CLIENTS SECONDS`.
-//! `load serve ADDRESS DIRECTORY` serves a member to put it on.
+//! `load serve ADDRESS DIRECTORY` serves a member to put it on; `load sync DIRECTORY SECONDS` tells what the same bytes cost
+//! the disk, one write and one `fdatasync` at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["serve", address, directory] => serve(address, directory),
+        ["sync", directory, seconds] => sync(directory, Duration::from_secs(seconds.parse()?)),
         [what @ ("put" | "get"), address, clients, seconds] => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -30,7 +32,9 @@ fn main() -> Result<()> {
                 Duration::from_secs(seconds.parse()?),
             ))
         }
-        _ => bail!("usage: load put|get ADDRESS CLIENTS SECONDS | load serve ADDRESS DIRECTORY"),
+        _ => bail!(
+            "usage: load put|get ADDRESS CLIENTS SECONDS | load serve ADDRESS DIRECTORY | load sync DIRECTORY SECONDS"
+        ),
     }
 }
 
@@ -46,6 +50,29 @@ fn serve(address: &str, directory: &str) -> Result<()> {
         options: orlop_store::node::Options::default(),
     };
     Ok(orlop_store::server::run(&settings, |_| println!("ready"))?)
+}
+
+/// Bytes of the log's block for one put of the load.
+const BLOCK_BYTES: usize = 368;
+
+fn sync(directory: &str, time: Duration) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let path = std::path::Path::new(directory).join("sync-test");
+    let file = std::fs::File::create(&path)?;
+    file.write_all_at(&vec![0; 4 << 20], 0)?;
+    file.sync_all()?;
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while start.elapsed() < time {
+        let begun = Instant::now();
+        let offset = (times.len() * BLOCK_BYTES) % (4 << 20);
+        file.write_all_at(&[7; BLOCK_BYTES], offset as u64)?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    std::fs::remove_file(path)?;
+    tell(times, start.elapsed(), 1);
+    Ok(())
 }
 
 async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Result<()> {
@@ -89,6 +116,11 @@ async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Resul
     while let Some(done) = tasks.join_next().await {
         times.extend(done??);
     }
+    tell(times, start.elapsed(), clients);
+    Ok(())
+}
+
+fn tell(mut times: Vec<Duration>, time: Duration, clients: usize) {
     times.sort_unstable();
     let at = |part: usize| {
         times
@@ -96,12 +128,11 @@ async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Resul
             .copied()
             .unwrap_or_default()
     };
-    let rate = times.len() as f64 / start.elapsed().as_secs_f64();
+    let rate = times.len() as f64 / time.as_secs_f64();
     println!(
         "{rate:.0}/s, p50 {:?}, p99 {:?}, {} clients",
         at(50),
         at(99),
         clients
     );
-    Ok(())
 }

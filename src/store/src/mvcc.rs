@@ -6,6 +6,7 @@
 pub(crate) mod check;
 pub(crate) mod compact;
 pub(crate) mod table;
+pub(crate) mod txn;
 pub(crate) mod view;
 pub(crate) mod write;
 

@@ -6,6 +6,7 @@
 
 mod changes;
 mod interface;
+mod reads;
 mod requests;
 mod room;
 mod transfer;
@@ -63,8 +64,8 @@ pub struct Node<T> {
     /// Compactions whose answer waits for the space to be given back.
     physical: HashMap<u64, i64>,
     compacting: Vec<(i64, T, Answer)>,
-    reads: requests::Reads<T>,
-    questions: requests::Questions<T>,
+    reads: reads::Reads<T>,
+    questions: reads::Questions<T>,
     transferring: Option<(u64, Duration, T)>,
     /// The term in which this member leads and has applied all of its predecessors' entries.
     serving_term: Option<u64>,
@@ -163,8 +164,8 @@ impl<T> Node<T> {
             seen: HashMap::new(),
             physical: HashMap::new(),
             compacting: Vec::new(),
-            reads: requests::Reads::default(),
-            questions: requests::Questions::default(),
+            reads: reads::Reads::default(),
+            questions: reads::Questions::default(),
             transferring: None,
             serving_term: None,
             next_tick: now + TICK,

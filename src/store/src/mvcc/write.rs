@@ -3,6 +3,7 @@
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, Pointer, REVISIONS, Record};
+use super::txn::{branch, choose};
 use super::view::{ReadError, View, bounds};
 use crate::command::{Change, Command};
 use crate::consensus::MemberChange;
@@ -12,7 +13,7 @@ use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{
     AlarmResponse, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseRevokeResponse, MemberListResponse, PutRequest, PutResponse,
-    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::proto::mvccpb::event::EventType;
 use crate::proto::mvccpb::{Event, KeyValue};
@@ -89,10 +90,10 @@ type WriteView<'a, 't> = View<
 
 /// The tables of an open write.
 pub(crate) struct Writer<'t> {
-    current: Table<'t, &'static [u8], Pointer>,
+    pub(crate) current: Table<'t, &'static [u8], Pointer>,
     history: Table<'t, (&'static [u8], i64, i64), ()>,
     revisions: Table<'t, (i64, i64), &'static [u8]>,
-    leases: Table<'t, i64, i64>,
+    pub(crate) leases: Table<'t, i64, i64>,
     lease_keys: Table<'t, (i64, &'static [u8]), ()>,
     pub(crate) revision: i64,
     pub(crate) compact_revision: i64,
@@ -103,7 +104,7 @@ pub(crate) struct Writer<'t> {
     /// The changes of the command that is being applied.
     events: Vec<Event>,
     /// The leases that came or went with it.
-    lease_changes: Vec<LeaseChange>,
+    pub(crate) lease_changes: Vec<LeaseChange>,
 }
 
 impl<'t> Writer<'t> {
@@ -253,7 +254,11 @@ impl<'t> Writer<'t> {
         self.put_as(request, Action::Set)
     }
 
-    fn put_as(&mut self, request: &PutRequest, action: Action) -> Result<PutResponse, StateError> {
+    pub(crate) fn put_as(
+        &mut self,
+        request: &PutRequest,
+        action: Action,
+    ) -> Result<PutResponse, StateError> {
         let key = request.key.as_slice();
         let (revision, sub) = (self.revision + 1, self.events.len() as i64);
         let before = self
@@ -332,7 +337,7 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    fn detach(&mut self, lease: i64, key: &[u8]) -> Result<(), StateError> {
+    pub(crate) fn detach(&mut self, lease: i64, key: &[u8]) -> Result<(), StateError> {
         if lease != 0 {
             self.lease_keys
                 .remove((lease, key))
@@ -367,7 +372,12 @@ impl<'t> Writer<'t> {
     }
 
     /// Deletes a key.
-    fn delete(&mut self, key: Vec<u8>, lease: i64, action: Action) -> Result<(), StateError> {
+    pub(crate) fn delete(
+        &mut self,
+        key: Vec<u8>,
+        lease: i64,
+        action: Action,
+    ) -> Result<(), StateError> {
         let sub = self.events.len() as i64;
         self.current.remove(key.as_slice()).during("delete a key")?;
         self.detach(lease, &key)?;
@@ -520,61 +530,6 @@ impl<'t> Writer<'t> {
         }
         Ok(LeaseRevokeResponse::default())
     }
-
-    /// Puts a key for v2.
-    pub(crate) fn v2_put(
-        &mut self,
-        key: Vec<u8>,
-        value: &str,
-        lease: i64,
-        action: Action,
-    ) -> Result<(), StateError> {
-        let request = PutRequest {
-            key,
-            value: value.into(),
-            lease,
-            ..PutRequest::default()
-        };
-        self.put_as(&request, action).map(|_| ())
-    }
-
-    /// Deletes a key for v2; it need not be there, so that watches are told all the same.
-    pub(crate) fn v2_remove(&mut self, key: Vec<u8>, action: Action) -> Result<(), StateError> {
-        let lease = self.lease_of(&key)?;
-        self.delete(key, lease, action)
-    }
-
-    fn lease_of(&self, key: &[u8]) -> Result<i64, StateError> {
-        let pointer = self.current.get(key).during("read a key")?;
-        Ok(pointer.map_or(0, |p| p.value().4))
-    }
-
-    /// Makes the present a key's beginning: what is put next is a new one.
-    pub(crate) fn forget_key(&mut self, key: &[u8]) -> Result<(), StateError> {
-        let lease = self.lease_of(key)?;
-        self.detach(lease, key)?;
-        self.current.remove(key).during("forget a key")?;
-        Ok(())
-    }
-
-    /// A lease of a v2 key's own; 0 without a time to live.
-    pub(crate) fn v2_lease(&mut self, ttl: Option<u64>) -> Result<i64, StateError> {
-        let Some(ttl) = ttl else { return Ok(0) };
-        let ttl = i64::try_from(ttl).unwrap_or(i64::MAX).min(MAX_TTL_SECONDS);
-        // A revision makes at most one.
-        let id = -(self.revision + 1);
-        self.leases.insert(id, ttl).during("write a lease")?;
-        self.lease_changes.push(LeaseChange::Granted { id, ttl });
-        Ok(id)
-    }
-
-    /// A v2 key is changed or gone: its own lease has no more use.
-    pub(crate) fn v2_end_lease(&mut self, id: i64) -> Result<(), StateError> {
-        if is_own_lease(id) && self.leases.remove(id).during("remove a lease")?.is_some() {
-            self.lease_changes.push(LeaseChange::Revoked { id });
-        }
-        Ok(())
-    }
 }
 
 impl Answer {
@@ -607,90 +562,6 @@ impl Answer {
             Self::V2(_) => return None,
         })
     }
-}
-
-/// The operations of the branch that was taken.
-fn branch(request: &TxnRequest, taken: Option<bool>) -> &[RequestOp] {
-    if taken == Some(true) {
-        &request.success
-    } else {
-        &request.failure
-    }
-}
-
-/// Evaluates a transaction's comparisons and those of the transactions in the branch that they choose, depth first.
-fn choose<C, H, R>(
-    view: &View<'_, C, H, R>,
-    request: &TxnRequest,
-    path: &mut Vec<bool>,
-) -> Result<(), StateError>
-where
-    C: ReadableTable<&'static [u8], Pointer>,
-    H: ReadableTable<(&'static [u8], i64, i64), ()>,
-    R: ReadableTable<(i64, i64), &'static [u8]>,
-{
-    let mut holds = true;
-    for compare in &request.compare {
-        holds = view.compare(compare)?;
-        if !holds {
-            break;
-        }
-    }
-    path.push(holds);
-    for op in branch(request, Some(holds)) {
-        if let Some(Request::RequestTxn(inner)) = &op.request {
-            choose(view, inner, path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Answers a transaction that writes nothing.
-pub(crate) fn read_txn<C, H, R>(
-    view: &View<'_, C, H, R>,
-    request: &TxnRequest,
-) -> Result<TxnResponse, ReadError>
-where
-    C: ReadableTable<&'static [u8], Pointer>,
-    H: ReadableTable<(&'static [u8], i64, i64), ()>,
-    R: ReadableTable<(i64, i64), &'static [u8]>,
-{
-    let mut path = Vec::new();
-    choose(view, request, &mut path)?;
-    read_branch(view, request, &mut path.into_iter())
-}
-
-fn read_branch<C, H, R>(
-    view: &View<'_, C, H, R>,
-    request: &TxnRequest,
-    path: &mut dyn Iterator<Item = bool>,
-) -> Result<TxnResponse, ReadError>
-where
-    C: ReadableTable<&'static [u8], Pointer>,
-    H: ReadableTable<(&'static [u8], i64, i64), ()>,
-    R: ReadableTable<(i64, i64), &'static [u8]>,
-{
-    let taken = path.next();
-    let mut responses = Vec::new();
-    for op in branch(request, taken) {
-        let response = match &op.request {
-            Some(Request::RequestRange(r)) => Response::ResponseRange(view.range(r)?),
-            Some(Request::RequestTxn(r)) => Response::ResponseTxn(read_branch(view, r, path)?),
-            _ => continue,
-        };
-        responses.push(ResponseOp {
-            response: Some(response),
-        });
-    }
-    let header = Some(ResponseHeader {
-        revision: view.revision,
-        ..ResponseHeader::default()
-    });
-    Ok(TxnResponse {
-        header,
-        succeeded: taken == Some(true),
-        responses,
-    })
 }
 
 /// The keys that hang on a lease, in order.

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::shared::Shared;
 use crate::command::Command;
 use crate::mvcc::write::Answer;
-use crate::mvcc::{check, write};
+use crate::mvcc::{check, txn};
 use crate::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse, kv_server,
@@ -56,7 +56,7 @@ impl kv_server::Kv for Kv {
         check::txn(&request)?;
         if check::is_read_only(&request) {
             let reader = self.0.read(check::is_serializable(&request)).await?;
-            let mut response = write::read_txn(&reader.view(), &request)?;
+            let mut response = txn::read_txn(&reader.view(), &request)?;
             self.0.complete(response.header.get_or_insert_default());
             return Ok(Response::new(response));
         }

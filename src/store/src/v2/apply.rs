@@ -1,12 +1,16 @@
 //! Applying a v2 write to the keyspace.
 
+use redb::ReadableTable;
+
 use super::tree::{Found, implied, node_of};
 use super::{
     Action, COMPARE_FAILED, DIRECTORY_NOT_EMPTY, Event, KEY_EXISTS, Kind, NOT_A_DIRECTORY,
     NOT_A_FILE, Node, ROOT_READ_ONLY, Request, V2Error, clean, directory_key,
 };
-use crate::mvcc::write::Writer;
-use crate::state::StateError;
+use crate::lease::MAX_TTL_SECONDS;
+use crate::mvcc::write::{LeaseChange, Writer};
+use crate::proto::etcdserverpb::PutRequest;
+use crate::state::{During, StateError};
 
 /// The end of a write, and whether it made what was not there.
 pub(crate) type Outcome = Result<(Event, bool), V2Error>;
@@ -214,4 +218,62 @@ impl Writer<'_> {
 /// Whether a lease is the own one of a v2 key.
 pub(crate) fn is_own_lease(id: i64) -> bool {
     id < 0
+}
+
+/// The keyspace's side of v2.
+impl Writer<'_> {
+    /// Puts a key for v2.
+    pub(crate) fn v2_put(
+        &mut self,
+        key: Vec<u8>,
+        value: &str,
+        lease: i64,
+        action: Action,
+    ) -> Result<(), StateError> {
+        let request = PutRequest {
+            key,
+            value: value.into(),
+            lease,
+            ..PutRequest::default()
+        };
+        self.put_as(&request, action).map(|_| ())
+    }
+
+    /// Deletes a key for v2; it need not be there, so that watches are told all the same.
+    pub(crate) fn v2_remove(&mut self, key: Vec<u8>, action: Action) -> Result<(), StateError> {
+        let lease = self.lease_of(&key)?;
+        self.delete(key, lease, action)
+    }
+
+    fn lease_of(&self, key: &[u8]) -> Result<i64, StateError> {
+        let pointer = self.current.get(key).during("read a key")?;
+        Ok(pointer.map_or(0, |p| p.value().4))
+    }
+
+    /// Makes the present a key's beginning: what is put next is a new one.
+    pub(crate) fn forget_key(&mut self, key: &[u8]) -> Result<(), StateError> {
+        let lease = self.lease_of(key)?;
+        self.detach(lease, key)?;
+        self.current.remove(key).during("forget a key")?;
+        Ok(())
+    }
+
+    /// A lease of a v2 key's own; 0 without a time to live.
+    pub(crate) fn v2_lease(&mut self, ttl: Option<u64>) -> Result<i64, StateError> {
+        let Some(ttl) = ttl else { return Ok(0) };
+        let ttl = i64::try_from(ttl).unwrap_or(i64::MAX).min(MAX_TTL_SECONDS);
+        // A revision makes at most one.
+        let id = -(self.revision + 1);
+        self.leases.insert(id, ttl).during("write a lease")?;
+        self.lease_changes.push(LeaseChange::Granted { id, ttl });
+        Ok(id)
+    }
+
+    /// A v2 key is changed or gone: its own lease has no more use.
+    pub(crate) fn v2_end_lease(&mut self, id: i64) -> Result<(), StateError> {
+        if is_own_lease(id) && self.leases.remove(id).during("remove a lease")?.is_some() {
+            self.lease_changes.push(LeaseChange::Revoked { id });
+        }
+        Ok(())
+    }
 }

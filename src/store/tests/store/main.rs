@@ -9,6 +9,7 @@ mod log;
 mod model;
 mod processes;
 mod random;
+mod room;
 mod simulated_disk;
 mod simulation;
 mod v2;

@@ -24,7 +24,11 @@ const SEEDS: u64 = 40;
 const LIVES: usize = 8;
 const STEPS: usize = 30;
 
-fn open(disk: &SimulatedDisk, seed: u64, now: Duration) -> Result<Node<usize>, NodeError> {
+pub(crate) fn open(
+    disk: &SimulatedDisk,
+    seed: u64,
+    now: Duration,
+) -> Result<Node<usize>, NodeError> {
     Node::open(
         Arc::new(disk.clone()),
         Options {
@@ -39,7 +43,7 @@ fn open(disk: &SimulatedDisk, seed: u64, now: Duration) -> Result<Node<usize>, N
     )
 }
 
-fn reader(node: &Node<usize>) -> Reader {
+pub(crate) fn reader(node: &Node<usize>) -> Reader {
     Reader::new(&node.database()).expect("the state can be read")
 }
 
@@ -375,13 +379,17 @@ fn acknowledged_writes_survive_a_crash_at_any_write() {
 }
 
 /// Steps a node until it serves, and returns it with the time.
-fn serving(disk: &SimulatedDisk) -> (Node<usize>, Duration) {
+pub(crate) fn serving(disk: &SimulatedDisk) -> (Node<usize>, Duration) {
     let mut node = open(disk, 1, Duration::ZERO).expect("the member starts");
     node.step(Duration::ZERO, []).expect("the member goes on");
     (node, Duration::ZERO)
 }
 
-fn ask(node: &mut Node<usize>, now: Duration, command: Command) -> Result<Reply, Refused> {
+pub(crate) fn ask(
+    node: &mut Node<usize>,
+    now: Duration,
+    command: Command,
+) -> Result<Reply, Refused> {
     let outputs = node
         .step(
             now,
@@ -401,7 +409,7 @@ fn ask(node: &mut Node<usize>, now: Duration, command: Command) -> Result<Reply,
     answer.expect("one member answers at once")
 }
 
-fn put(key: &[u8], value: Vec<u8>, lease: i64) -> Command {
+pub(crate) fn put(key: &[u8], value: Vec<u8>, lease: i64) -> Command {
     Command::Put(PutRequest {
         key: key.to_vec(),
         value,
@@ -410,7 +418,7 @@ fn put(key: &[u8], value: Vec<u8>, lease: i64) -> Command {
     })
 }
 
-fn has(node: &Node<usize>, key: &[u8]) -> bool {
+pub(crate) fn has(node: &Node<usize>, key: &[u8]) -> bool {
     let request = RangeRequest {
         key: key.to_vec(),
         ..RangeRequest::default()
@@ -470,53 +478,6 @@ fn a_lease_ends_neither_early_nor_never_and_starts_anew_with_a_new_leader() {
 }
 
 #[test]
-fn a_full_disk_refuses_what_grows_serves_the_rest_and_heals() {
-    for lies in [false, true] {
-        let disk = SimulatedDisk::default();
-        let (mut node, mut now) = serving(&disk);
-        ask(&mut node, now, put(b"before", vec![1; 1000], 0)).expect("there is room");
-        disk.set_full(true, lies);
-        let mut refused = false;
-        let mut taken = Vec::new();
-        for i in 0..400 {
-            now += Duration::from_millis(100);
-            let key = format!("k{i}").into_bytes();
-            match ask(&mut node, now, put(&key, vec![2; 40_000], 0)) {
-                Ok(_) => taken.push(key),
-                Err(err) => {
-                    assert_eq!(err, Refused::NoSpace);
-                    refused = true;
-                }
-            }
-        }
-        assert!(refused, "it took everything (lies: {lies})");
-        assert!(
-            has(&node, b"before") && taken.iter().all(|key| has(&node, key)),
-            "reads go on"
-        );
-        let delete = Command::DeleteRange(orlop_store::proto::etcdserverpb::DeleteRangeRequest {
-            key: b"before".to_vec(),
-            ..Default::default()
-        });
-        ask(&mut node, now, delete).expect("a deletion is taken");
-        disk.set_full(false, false);
-        now += Duration::from_secs(1);
-        node.step(now, []).expect("the member goes on");
-        ask(&mut node, now, put(b"after", vec![3; 1000], 0)).expect("it has healed");
-        let disk = disk.after_crash(&mut Random(2));
-        drop(node);
-        let mut node = open(&disk, 3, now).expect("the member starts");
-        node.step(now, []).expect("the member goes on");
-        assert!(
-            has(&node, b"after")
-                && !has(&node, b"before")
-                && taken.iter().all(|key| has(&node, key)),
-            "all of it was durable"
-        );
-    }
-}
-
-#[test]
 fn the_same_seed_gives_the_same_bytes() {
     let run = || {
         let disk = SimulatedDisk::default();
@@ -551,104 +512,4 @@ fn the_same_seed_gives_the_same_bytes() {
         )
     };
     assert!(run() == run());
-}
-
-#[test]
-fn old_revisions_are_given_up_by_age_by_number_and_over_the_quota_at_once() {
-    use orlop_store::node::AutoCompaction::{Age, Count, Never};
-    let second = Duration::from_secs(1);
-    for (auto_compaction, quota_bytes, revision) in [
-        (Never, 1 << 30, 0),
-        // Of 100 revisions in 100 seconds those of the last 30 are kept, with a tenth of doubt.
-        (Age(30 * second), 1 << 30, 70),
-        (Count(20), 1 << 30, 80),
-        (Count(20), 20_000, 95),
-    ] {
-        let disk = SimulatedDisk::default();
-        let options = Options {
-            seed: 1,
-            segment_bytes: 1 << 20,
-            auto_compaction,
-            quota_bytes,
-            ..Options::default()
-        };
-        let disk = Arc::new(disk);
-        let mut node = Node::open(disk, options, Duration::ZERO, Outbox::none(), genesis)
-            .expect("the member starts");
-        let mut now = Duration::ZERO;
-        node.step(now, []).expect("the member goes on");
-        for i in 0..100 {
-            now += second;
-            while let Err(err) = ask(&mut node, now, put(b"k", vec![i; 2000], 0)) {
-                assert_eq!(err, Refused::NoSpace);
-                now += Duration::from_millis(100);
-                node.step(now, []).expect("the member goes on");
-                assert!(now < 300 * second, "there is no room again");
-            }
-        }
-        let reached = reader(&node).compact_revision;
-        assert!(
-            (revision - 4..=revision + 6).contains(&reached),
-            "{auto_compaction:?} {quota_bytes}: {reached}, not {revision}"
-        );
-    }
-}
-
-#[test]
-fn a_damaged_record_is_told_and_never_served() {
-    let disk = SimulatedDisk::default();
-    let (mut node, now) = serving(&disk);
-    let value = b"a value that is not found anywhere else".to_vec();
-    ask(&mut node, now, put(b"k", value.clone(), 0)).expect("there is room");
-    node.close().expect("the state can be written");
-    let mut bytes = disk.bytes("state.redb");
-    let places: Vec<usize> = (0..bytes.len() - value.len())
-        .filter(|at| bytes[*at] == value[0] && bytes[*at..].starts_with(&value))
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        bytes[at + 5] ^= 1;
-    }
-    let damaged = SimulatedDisk::default();
-    for name in disk.names() {
-        let bytes = if name == "state.redb" {
-            bytes.clone()
-        } else {
-            disk.bytes(&name)
-        };
-        damaged.put(&name, bytes);
-    }
-    // Either the database or the record's own checksum finds it.
-    let Ok(node) = open(&damaged, 2, now) else {
-        return;
-    };
-    let request = RangeRequest {
-        key: b"k".to_vec(),
-        ..RangeRequest::default()
-    };
-    assert!(reader(&node).range(&request).is_err());
-}
-
-#[test]
-fn a_lost_log_and_a_lost_state_are_told_and_nothing_begins_anew() {
-    let disk = SimulatedDisk::default();
-    let (mut node, now) = serving(&disk);
-    ask(&mut node, now, put(b"k", vec![1], 0)).expect("there is room");
-    drop(node);
-    let without = |part: &str| {
-        let left = SimulatedDisk::default();
-        for name in disk.names().iter().filter(|n| !n.starts_with(part)) {
-            left.put(name, disk.bytes(name));
-        }
-        left
-    };
-    let no_log = without("wal-");
-    assert!(matches!(open(&no_log, 2, now), Err(NodeError::LogMissing)));
-    let no_state = without("state");
-    let names = no_state.names();
-    assert!(matches!(
-        open(&no_state, 2, now),
-        Err(NodeError::Wal(orlop_store::wal::WalError::NoState { .. }))
-    ));
-    assert_eq!(no_state.names(), names, "nothing was removed or made");
 }

@@ -138,11 +138,6 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ("PUT", "/v2/keys/a", "value=four&prevExist=true"),
     ("PUT", "/v2/keys/a", "value=five&prevValue=four"),
     ("PUT", "/v2/keys/a", "value=six&prevValue=zzz"),
-    (
-        "PUT",
-        "/v2/keys/a",
-        "value=six&prevValue=zzz&prevIndex=99999",
-    ),
     ("PUT", "/v2/keys/a", "value=six&prevValue="),
     ("PUT", "/v2/keys/missing", "value=six&prevValue=x"),
     ("PUT", "/v2/keys/a/below", "value=no"),

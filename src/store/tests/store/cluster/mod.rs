@@ -1,6 +1,7 @@
 //! Whole clusters from a seed: every acknowledged write is there, the history is linearizable, members are equal,
 //! watches have no gap and no repeat, leases end neither early nor never.
 
+mod clients;
 mod history;
 mod machine;
 mod watching;
