@@ -16,7 +16,7 @@ use world::{Fault, Weather, World};
 
 /// Seeds that are run; `ORLOP_SIMULATION_SEEDS` in the environment asks for another number, `ORLOP_SIMULATION_FIRST` for
 /// another first one.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 
 fn weather(seed: u64) -> Weather {
     Weather::drawn(&mut Random(seed ^ 0x5eed))
