@@ -4,6 +4,7 @@ mod cluster;
 mod etcdctl;
 mod generated;
 mod historic;
+mod hostile;
 mod keyspace;
 mod log;
 mod model;
