@@ -15,6 +15,7 @@ mod watch;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -161,9 +162,10 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     let (inputs, from_clients) = mpsc::channel();
     let (to_clients, outputs) = unbounded_channel();
     let shared = Arc::new(Shared::new(&node, settings, lanes, inputs)?);
+    let backlog = Arc::clone(&shared.backlog);
     let thread = std::thread::Builder::new()
         .name("member".into())
-        .spawn(move || member_thread(node, clock, &from_clients, &to_clients))
+        .spawn(move || member_thread(node, clock, &from_clients, &to_clients, &backlog))
         .map_err(ServeError::Thread)?;
     for listener in peer_listeners {
         tokio::spawn(peers::listen(Arc::clone(&shared), listener));
@@ -268,6 +270,7 @@ fn member_thread(
     clock: Instant,
     inputs: &mpsc::Receiver<Input<Ticket>>,
     outputs: &UnboundedSender<Vec<Output<Ticket>>>,
+    backlog: &AtomicUsize,
 ) -> Result<(), NodeError> {
     loop {
         let wait = node.next_step().saturating_sub(clock.elapsed());
@@ -277,6 +280,11 @@ fn member_thread(
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         };
         let gathered = first.into_iter().chain(inputs.try_iter().take(GATHER));
+        let gathered = gathered.inspect(|input| {
+            if matches!(input, Input::Receive(_)) {
+                backlog.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
         let out = node.step(clock.elapsed(), gathered)?;
         if !out.is_empty() && outputs.send(out).is_err() {
             break;

@@ -33,6 +33,9 @@ const HELLO_BYTES: usize = 8 + 4 + 1 + 24;
 const MAX_FRAME_BYTES: usize = 80 << 20;
 /// Bytes that may wait for one member; what comes on top is dropped, as a network may.
 const MAX_WAITING_BYTES: usize = 128 << 20;
+/// Messages of other members that may wait for the member's thread.
+const MAX_BACKLOG: usize = 1024;
+const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// Pause between two attempts to connect.
@@ -306,6 +309,11 @@ async fn bring(shared: &Shared, stream: &mut BufReader<TcpStream>) -> io::Result
     loop {
         let payload = read_frame(stream).await?;
         let message = PeerMessage::decode(&payload).map_err(io::Error::other)?;
+        // A member whose disk is slow lets the others wait instead of filling its memory.
+        while shared.backlog.load(Relaxed) >= MAX_BACKLOG {
+            tokio::time::sleep(BACKLOG_PAUSE).await;
+        }
+        shared.backlog.fetch_add(1, Relaxed);
         shared.give(Input::Receive(Box::new(message)));
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Shared {
     /// Gone when the server stops; that ends the member's thread.
     inputs: Mutex<Option<mpsc::Sender<Input<Ticket>>>>,
     waiting: AtomicUsize,
+    /// Messages of other members that the member's thread has not taken yet.
+    pub(super) backlog: Arc<AtomicUsize>,
     pub(super) database: Database,
     pub(super) owner: Owner,
     roster: Mutex<Roster>,
@@ -82,6 +84,7 @@ impl Shared {
         Ok(Self {
             inputs: Mutex::new(Some(inputs)),
             waiting: AtomicUsize::new(0),
+            backlog: Arc::default(),
             database: node.database(),
             owner,
             roster: Mutex::new(node.roster().clone()),
