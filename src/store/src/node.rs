@@ -69,6 +69,8 @@ pub struct Node<T> {
     transferring: Option<(u64, Duration, T)>,
     /// The term in which this member leads and has applied all of its predecessors' entries.
     serving_term: Option<u64>,
+    /// The leader that requests were last given to, or 0.
+    leader: u64,
     next_tick: Duration,
     ticks: u64,
     quiet_ticks: u32,
@@ -168,6 +170,7 @@ impl<T> Node<T> {
             questions: reads::Questions::default(),
             transferring: None,
             serving_term: None,
+            leader: 0,
             next_tick: now + TICK,
             ticks: 0,
             quiet_ticks: 0,
@@ -261,6 +264,13 @@ impl<T> Node<T> {
         }
         self.expire_leases();
         self.run()?;
+        let leader = self.consensus.standing().leader;
+        if std::mem::replace(&mut self.leader, leader) != leader && leader != 0 {
+            // What was held goes to it at once.
+            self.send_held_requests();
+            self.ask_for_reads();
+            self.run()?;
+        }
         self.wal.prepare()?;
         self.checkpoint_if_due()?;
         self.report();
@@ -436,13 +446,9 @@ impl<T> Node<T> {
             full: self.full,
         };
         if status != self.status {
-            let led_before = self.status.standing.leader;
             self.status = status;
             // Before the answers, so that their headers have the right term.
             self.outputs.insert(0, Output::Status(status));
-            if led_before != standing.leader && standing.leader != 0 {
-                self.send_held_requests();
-            }
         }
         if !self.roster_told {
             self.roster_told = true;
