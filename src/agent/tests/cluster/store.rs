@@ -25,7 +25,9 @@ fn member_process() {
         data_dir: data_dir.into(),
         listen: vec![address.parse().expect("an address")],
         client_urls: vec![format!("http://{address}")],
+        peer_listen: Vec::new(),
         peer_urls: vec!["http://localhost:2380".into()],
+        bootstrap: orlop_store::server::Bootstrap::Alone,
         options: orlop_store::node::Options::default(),
     };
     orlop_store::server::run(&settings, |_| {}).expect("the member serves");
