@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use orlop_schedule::{
     Capacity, Cause, Decision, Job, LostAfter, Machine, MachineId, Placement, Port, Presence,
-    Scheduler, Strategy, Target, UnitFile, UnitName,
+    Refusal, Scheduler, Strategy, Target, UnitFile, UnitName,
 };
 use proptest::prelude::*;
 
@@ -460,7 +460,7 @@ proptest! {
             prop_assert_eq!(&outcome(&whole), &expected, "a scheduler made anew and the model");
             let decided = scheduler.decide(world.now);
             prop_assert_eq!(&outcome(&scheduler), &expected, "the incremental form and the model");
-            prop_assert_eq!(&decided, &decided_anew);
+            prop_assert_eq!(without_peers_places(&decided), without_peers_places(&decided_anew));
             check_decisions(&world, &expected, &decided)?;
             prop_assert_eq!(scheduler.decide(world.now), Vec::new(), "nothing has changed, nothing moves");
             check_why(&world, &scheduler, &expected)?;
@@ -468,6 +468,17 @@ proptest! {
             world.fence = world.fence.max(world.placed.values().copied().max().unwrap_or(0));
         }
     }
+}
+
+/// Where a refusal saw a peer that goes in the same pass depends on which of the two was looked at first.
+fn without_peers_places(decisions: &[Decision]) -> Vec<Decision> {
+    let mut decisions = decisions.to_vec();
+    for decision in &mut decisions {
+        if let Decision::Remove(_, Cause::Refused(Refusal::Peer { on, .. })) = decision {
+            *on = None;
+        }
+    }
+    decisions
 }
 
 /// The decisions lead from the old placements to the new ones, and no placement that could stay has ended.
