@@ -6,12 +6,17 @@
 pub mod cmdline;
 pub mod coldplug;
 pub mod devices;
+pub mod entries;
 pub mod failure;
+pub mod gpt;
 pub mod index;
+pub mod little_endian;
 pub mod modprobe;
 pub mod modules;
 pub mod mounts;
+pub mod pe;
 pub mod times;
+pub mod verity;
 
 mod root;
 mod stage;

@@ -1,7 +1,7 @@
 //! The superblock of ext2, ext3 and ext4 (Documentation/filesystems/ext4/super.rst): enough to know whose it is and
 //! whether it has to be checked.
 
-use crate::gpt::{u16_at, u32_at};
+use orlop_boot::little_endian::{u16_at, u32_at};
 
 /// Where the superblock lies in the filesystem.
 pub(crate) const SUPERBLOCK_AT: u64 = 1024;

@@ -9,7 +9,7 @@ use orlop_sys::blkdev;
 use thiserror::Error;
 
 use crate::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
-use crate::gpt::{self, Copy, Table};
+use orlop_boot::gpt::{self, Copy, Table};
 use crate::layout::{self, CLAIM_AT, CLAIM_BYTES, END, LABEL, UNFINISHED, VAR_TYPE};
 use crate::signature::{self, Ends};
 

@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Write};
 use gptman::{GPT, GPTPartitionEntry};
 use uuid::Uuid;
 
-use crate::gpt::Table;
+use orlop_boot::gpt::Table;
 
 /// The label of the data volume's filesystem, and the name of its finished partition.
 pub const LABEL: &str = "orlop-var";

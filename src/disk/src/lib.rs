@@ -9,7 +9,6 @@
 mod apply;
 mod ext4;
 mod find;
-mod gpt;
 mod inspect;
 mod layout;
 mod plan;

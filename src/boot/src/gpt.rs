@@ -2,48 +2,70 @@
 
 use uuid::Uuid;
 
+use crate::little_endian::{u32_at, u64_at};
+
+/// The EFI system partition (UEFI 2.10 table 5-7).
+pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b);
+
+/// A root for x86-64 (Discoverable Partitions Specification, `SD_GPT_ROOT_X86_64`).
+pub const ROOT_TYPE: Uuid = Uuid::from_u128(0x4f68bce3_e8cd_4db1_96e7_fbcaf984b709);
+
+/// The hash tree of such a root (`SD_GPT_ROOT_X86_64_VERITY`).
+pub const VERITY_TYPE: Uuid = Uuid::from_u128(0x2c7357ed_ebd2_46d9_aec1_23d437ec2bf5);
+
+/// Variable data (`SD_GPT_VAR`).
+pub const VAR_TYPE: Uuid = Uuid::from_u128(0x4d21b016_b534_45c2_a9fb_5c16e091fd2d);
+
 /// Entries that a table may have; the specification asks for room for 128.
 const MOST_ENTRIES: usize = 1024;
 
 /// A table of which header and entries check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Table {
-    pub(crate) disk_guid: Uuid,
+pub struct Table {
+    /// The disk's own identifier.
+    pub disk_guid: Uuid,
     /// The used entries.
-    pub(crate) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
     /// Where the other copy says to be.
-    pub(crate) alternate_lba: u64,
+    pub alternate_lba: u64,
 }
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// From 1.
-    pub(crate) number: u32,
-    pub(crate) kind: Uuid,
-    pub(crate) unique: Uuid,
-    pub(crate) first_lba: u64,
-    /// Inclusive.
-    pub(crate) last_lba: u64,
-    pub(crate) attributes: u64,
-    pub(crate) name: String,
+    pub number: u32,
+    /// The partition's type.
+    pub kind: Uuid,
+    /// The partition's own identifier.
+    pub unique: Uuid,
+    /// The first sector.
+    pub first_lba: u64,
+    /// The last sector, which belongs to it.
+    pub last_lba: u64,
+    /// Attribute bits (UEFI 2.10 table 5-8).
+    pub attributes: u64,
+    /// The name.
+    pub name: String,
 }
 
 /// What stands where a copy of the table would.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Copy {
+pub enum Copy {
     /// No table's signature.
     None,
     /// A signature, but sums that do not check.
     Damaged,
+    /// The table.
     Whole(Table),
 }
 
 /// Reads bytes of the disk; `None` beyond its end or when it can not be read.
-pub(crate) type Read<'a> = &'a dyn Fn(u64, usize) -> Option<Vec<u8>>;
+pub type Read<'a> = &'a dyn Fn(u64, usize) -> Option<Vec<u8>>;
 
 /// The copy whose header is at `lba`.
-pub(crate) fn read(read: Read<'_>, lba: u64, sector_bytes: u64) -> Copy {
+#[must_use]
+pub fn read(read: Read<'_>, lba: u64, sector_bytes: u64) -> Copy {
     let header = lba.checked_mul(sector_bytes).and_then(|at| read(at, 512));
     match header {
         Some(header) if header.starts_with(b"EFI PART") => {
@@ -111,14 +133,16 @@ fn entry(number: u32, bytes: &[u8]) -> Option<Entry> {
 }
 
 /// What people call a partition's type; its GUID where there is no name.
-pub(crate) fn type_name(kind: Uuid) -> String {
+#[must_use]
+pub fn type_name(kind: Uuid) -> String {
     const NAMES: &[(u128, &str)] = &[
-        (0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b, "EFI System"),
+        (ESP_TYPE.as_u128(), "EFI System"),
         (0x0fc63daf_8483_4772_8e79_3d69d8477de4, "Linux"),
         (0x0657fd6d_a4ab_43c4_84e5_0933c84b4f4f, "Linux swap"),
         (0xe6d6d379_f507_44c2_a23c_238f2a3df928, "Linux LVM"),
         (0xa19d880f_05fc_4d3b_a006_743f0f84911e, "Linux RAID"),
-        (0x4f68bce3_e8cd_4db1_96e7_fbcaf984b709, "Linux root"),
+        (ROOT_TYPE.as_u128(), "Linux root"),
+        (VERITY_TYPE.as_u128(), "Linux root verity"),
         (
             0x4d21b016_b534_45c2_a9fb_5c16e091fd2d,
             "Linux variable data",
@@ -141,16 +165,4 @@ pub(crate) fn type_name(kind: Uuid) -> String {
 
 fn guid(bytes: &[u8], at: usize) -> Option<Uuid> {
     Some(Uuid::from_bytes_le(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
