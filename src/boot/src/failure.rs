@@ -42,7 +42,11 @@ pub(crate) fn fail(message: &str) -> ! {
 pub fn restart(stage: &str, message: &str, default: Duration) -> ! {
     tell(&format!("{stage}: {message}"));
     // In a child, since a disk that does not answer must not keep the machine down.
-    let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| nix::unistd::sync());
+    let reason = format!("{stage}: {message}");
+    let _ = orlop_sys::fork::run(SYNC_DEADLINE, |_| {
+        crate::slot::record_end(&reason);
+        nix::unistd::sync();
+    });
     let command_line = CommandLine::read().unwrap_or_default();
     if command_line.has(RESCUE) {
         rescue(stage);

@@ -6,7 +6,9 @@
 pub mod cmdline;
 pub mod coldplug;
 pub mod devices;
+pub mod disks;
 pub mod entries;
+pub mod esp;
 pub mod failure;
 pub mod gpt;
 pub mod index;
@@ -15,7 +17,10 @@ pub mod modprobe;
 pub mod modules;
 pub mod mounts;
 pub mod pe;
+pub mod pstore;
+pub mod slot;
 pub mod times;
+pub mod trials;
 pub mod verity;
 
 mod root;
@@ -29,6 +34,9 @@ pub const INITRD_RELEASE: &str = "/etc/initrd-release";
 
 /// The erofs volume label by which a root on a disk is known.
 pub const ROOT_LABEL: &str = "orlop-root";
+
+/// After so many seconds without food the watchdog resets the machine.
+pub const WATCHDOG_TIMEOUT_S: u32 = 60;
 
 /// Where a netboot initrd carries the root, as an erofs image.
 pub const CARRIED_ROOT: &str = "/root.erofs";

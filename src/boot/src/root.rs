@@ -10,13 +10,19 @@ use nix::mount::{MsFlags, mount};
 use orlop_sys::loopdev::{LoopDevice, Options};
 use thiserror::Error;
 
+use crate::cmdline::CommandLine;
 use crate::coldplug::{ColdplugError, Devices};
+use crate::disks;
 use crate::modprobe::chain;
 use crate::modules::Loader;
+use crate::slot::{self, Search, SlotError};
 use crate::{CARRIED_ROOT, ROOT_LABEL, times};
 
 /// How long a disk may take to appear. USB storage alone waits a second before it looks.
 pub(crate) const DEADLINE_MS: u64 = 30_000;
+
+/// How long the root may take once the disk with its boot entry is there.
+const REST_MS: u64 = 5_000;
 
 /// Why there is no root.
 #[derive(Debug, Error)]
@@ -28,9 +34,13 @@ pub(crate) enum RootError {
     #[error("cannot look for disks")]
     Devices(#[source] ColdplugError),
     #[error(
-        "no disk with an erofs volume labelled {ROOT_LABEL} appeared within {seconds} s; block devices seen: {seen}"
+        "no disk with boot entries, or with an erofs volume labelled {ROOT_LABEL}, appeared within {seconds} s; block devices seen: {seen}"
     )]
     NotFound { seconds: u64, seen: String },
+    #[error("no disk has the partitions of roothash={hash}; block devices seen: {seen}")]
+    NoPartitions { hash: String, seen: String },
+    #[error("cannot open the verified root")]
+    Slot(#[source] SlotError),
     #[error("cannot mount the root {device} on {target}")]
     Mount {
         device: PathBuf,
@@ -56,35 +66,57 @@ pub(crate) struct Root {
     _attached: Option<LoopDevice>,
 }
 
-/// Finds the root: the one that this initramfs carries, or else the first disk or partition with the root's label, for which
-/// it waits [`DEADLINE_MS`], loading drivers as devices appear.
-pub(crate) fn find_root(devices: &mut Devices, loader: &mut Loader) -> Result<Root, RootError> {
-    if Path::new(CARRIED_ROOT).exists() {
+/// Finds the root, in this order: the one that the command line's `roothash=` names, the one that this initramfs carries, the
+/// one of the boot entry that is chosen, a whole disk with the root's label. For disks it waits [`DEADLINE_MS`], loading
+/// drivers as devices appear.
+pub(crate) fn find_root(
+    devices: &mut Devices,
+    loader: &mut Loader,
+    line: &CommandLine,
+) -> Result<Root, RootError> {
+    let root_hash = slot::root_hash(line);
+    let mut search = Search::new(root_hash.as_deref()).map_err(RootError::Slot)?;
+    if !search.is_chosen() && Path::new(CARRIED_ROOT).exists() {
         return attach_carried(loader);
     }
-    let deadline_ns = times::now_ns().saturating_add(DEADLINE_MS * 1_000_000);
+    let mut deadline_ns = times::now_ns().saturating_add(DEADLINE_MS * 1_000_000);
     loop {
-        let candidates = block_devices();
-        if let Some(device) = candidates.iter().find(|device| has_root_label(device)) {
+        if let Some(found) = search.look(loader).map_err(RootError::Slot)? {
+            let device = slot::open_verified(&found, loader).map_err(RootError::Slot)?;
+            return Ok(Root {
+                device,
+                _attached: None,
+            });
+        }
+        let disks: Vec<PathBuf> = disks::whole_disks()
+            .iter()
+            .map(|n| disks::node(n))
+            .collect();
+        if !search.is_chosen()
+            && let Some(device) = disks.iter().find(|device| has_root_label(device))
+        {
             return Ok(Root {
                 device: device.clone(),
                 _attached: None,
             });
         }
+        if search.has_disk() {
+            deadline_ns = deadline_ns.min(times::now_ns().saturating_add(REST_MS * 1_000_000));
+        }
         let left_ns = deadline_ns.saturating_sub(times::now_ns());
         if left_ns == 0 {
-            let seen: Vec<String> = candidates
-                .iter()
-                .map(|device| device.display().to_string())
-                .collect();
+            let seen: Vec<String> = disks.iter().map(|d| d.display().to_string()).collect();
             let seen = if seen.is_empty() {
                 "none".to_owned()
             } else {
                 seen.join(" ")
             };
-            return Err(RootError::NotFound {
-                seconds: DEADLINE_MS / 1000,
-                seen,
+            return Err(match root_hash {
+                Some(hash) => RootError::NoPartitions { hash, seen },
+                None => RootError::NotFound {
+                    seconds: DEADLINE_MS / 1000,
+                    seen,
+                },
             });
         }
         devices
@@ -114,22 +146,6 @@ fn load(loader: &mut Loader, module: &str) {
     if let Err(error) = loader.load(module) {
         log::warn!("boot: {}", chain(&error));
     }
-}
-
-/// The nodes of all disks and partitions that may have contents, sorted by name.
-fn block_devices() -> Vec<PathBuf> {
-    let mut devices: Vec<PathBuf> = std::fs::read_dir("/sys/class/block")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| {
-            let size = std::fs::read_to_string(entry.path().join("size")).unwrap_or_default();
-            size.trim_end() != "0"
-        })
-        .map(|entry| Path::new("/dev").join(entry.file_name()))
-        .collect();
-    devices.sort();
-    devices
 }
 
 /// Whether the device holds an erofs filesystem with the root's label (`fs/erofs/erofs_fs.h`).

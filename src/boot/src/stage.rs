@@ -51,7 +51,7 @@ fn enter_root() -> Result<std::convert::Infallible, StageError> {
     let command_line = CommandLine::read().map_err(StageError::CommandLine)?;
 
     let start = times::now_ns();
-    let mut loader = Loader::open(command_line).map_err(StageError::Modules)?;
+    let mut loader = Loader::open(command_line.clone()).map_err(StageError::Modules)?;
     mounts::make_nodes(loader.index());
     let mut devices = Devices::listen("boot: ").map_err(StageError::Devices)?;
     devices.walk(&mut loader);
@@ -61,7 +61,8 @@ fn enter_root() -> Result<std::convert::Infallible, StageError> {
     times::record("boot.drivers", start);
 
     let start = times::now_ns();
-    let root = root::find_root(&mut devices, &mut loader).map_err(StageError::Root)?;
+    let root =
+        root::find_root(&mut devices, &mut loader, &command_line).map_err(StageError::Root)?;
     times::record("boot.find-root", start);
 
     let start = times::now_ns();
