@@ -1,18 +1,23 @@
-//! Builds what Orlop boots from: `dist/vmlinuz`, `dist/initrd`, `dist/orlop`, and a bare root for tests.
+//! Builds what Orlop boots from: kernel, initramfs, the slot with its verified root, disks; and a bare root for tests.
 //!
 //! Everything comes from Debian packages, the files below `rootfs/` and the binary; the same inputs give the same bytes. A
 //! build whose inputs have not changed does nothing.
 
 mod bare;
 mod cpio;
+mod disk;
 mod elf;
 mod erofs;
 mod initrd;
 mod kernel;
 mod lists;
 mod packages;
+mod qcow2;
+mod release;
 mod stamp;
 mod tree;
+mod uki;
+mod verity;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,8 +26,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 pub use bare::{Bare, bare};
+use initrd::Purpose;
+
 pub use cpio::Archive;
+pub use disk::{LAYOUT, Layout, Place, Slot, make as make_disk};
 pub use initrd::Compression;
+pub use release::{slot, version};
 
 /// Where the project's files are and where its products go.
 #[derive(Debug, Clone)]
@@ -88,6 +97,18 @@ pub struct Products {
     pub root: PathBuf,
     /// The binary.
     pub binary: PathBuf,
+    /// The initramfs for starts from a slot.
+    pub disk_initrd: PathBuf,
+    /// systemd-boot.
+    pub loader: PathBuf,
+    /// The stub of Unified Kernel Images.
+    pub stub: PathBuf,
+    /// The disk, as it is.
+    pub disk: PathBuf,
+    /// The disk as qcow2.
+    pub qcow2: PathBuf,
+    /// What all of this is made of.
+    pub materials: PathBuf,
 }
 
 /// Builds the image, or finds that it is up to date.
@@ -100,6 +121,12 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         initrd: options.output.join("initrd"),
         root: options.output.join("root.erofs"),
         binary: options.output.join("orlop"),
+        disk_initrd: options.output.join("initrd.disk"),
+        loader: options.output.join("systemd-bootx64.efi"),
+        stub: options.output.join("linuxx64.efi.stub"),
+        disk: options.output.join("orlop.raw"),
+        qcow2: options.output.join("orlop.qcow2"),
+        materials: options.output.join("sbom.cdx.json"),
     };
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
@@ -115,6 +142,7 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     stamp.file(&std::env::current_exe().context("find this program")?)?;
     stamp.file(&binary)?;
     stamp.tree(&project.path("rootfs"))?;
+    stamp.tree(&project.path("boot"))?;
     for deb in &debs {
         stamp.file(&deb.archive)?;
     }
@@ -128,6 +156,12 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         &products.initrd,
         &products.root,
         &products.binary,
+        &products.disk_initrd,
+        &products.loader,
+        &products.stub,
+        &products.disk,
+        &products.qcow2,
+        &products.materials,
     ];
     if outputs.iter().all(|path| path.exists()) && stamp.is_in(&stamp_path) {
         println!("image: {} is up to date", options.output.display());
@@ -156,18 +190,36 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         )
     })?;
     step("erofs", || erofs::make(&tree, &products.root))?;
+    let sources = initrd::Sources {
+        project,
+        kernel: &kernel,
+        binary: &binary,
+        root: &products.root,
+        tree: &tree,
+    };
     step("initrd", || {
-        initrd::make(
-            &initrd::Sources {
-                project,
-                kernel: &kernel,
-                binary: &binary,
-                root: &products.root,
-                tree: &tree,
-            },
-            options,
+        initrd::make(&sources, options, Purpose::Net, &products.initrd)?;
+        initrd::make(&sources, options, Purpose::Disk, &products.disk_initrd)
+    })?;
+    let (loader, stub) = release::loader_files(&extracted);
+    copy(&loader, &products.loader)?;
+    copy(&stub, &products.stub)?;
+    let slot = step("disk", || {
+        release::disks(project, &products, &options.output)
+    })?;
+    step("materials", || {
+        release::bill_of_materials(project, &debs, &products.materials)?;
+        let files = [
+            &products.kernel,
             &products.initrd,
-        )
+            &products.root,
+            &slot.verity,
+            &slot.uki,
+            &products.disk,
+            &products.qcow2,
+            &products.materials,
+        ];
+        release::sums(&files.map(PathBuf::as_path), &options.output)
     })?;
     stamp.write(&stamp_path)?;
     for path in outputs {

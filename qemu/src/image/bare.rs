@@ -80,7 +80,11 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
             read(&file)?,
         );
     }
-    archive.file("usr/lib/os-release", 0o644, tree::os_release().into_bytes());
+    archive.file(
+        "usr/lib/os-release",
+        0o644,
+        tree::os_release(env!("CARGO_PKG_VERSION")).into_bytes(),
+    );
     for (name, text) in contents.units {
         archive.file(
             &format!("etc/systemd/system/{name}"),

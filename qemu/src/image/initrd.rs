@@ -45,11 +45,25 @@ pub(super) struct Sources<'a> {
     pub(super) tree: &'a Path,
 }
 
-pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Result<()> {
+/// What an initramfs is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A start over the network, or from a disk with nothing but a root.
+    Net,
+    /// A start from a slot.
+    Disk,
+}
+
+pub(super) fn make(
+    sources: &Sources<'_>,
+    options: &Options,
+    purpose: Purpose,
+    path: &Path,
+) -> Result<()> {
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut bytes = Vec::new();
-    if options.carry_root {
+    if options.carry_root && purpose == Purpose::Net {
         let mut carried = Archive::new();
         carried.file(orlop_boot::CARRIED_ROOT, 0o400, read(sources.root)?);
         bytes = carried.finish();
@@ -68,7 +82,10 @@ pub(super) fn make(sources: &Sources<'_>, options: &Options, path: &Path) -> Res
         0o644,
         read(&sources.tree.join("usr/lib/os-release"))?,
     );
-    let names = lists::names(&sources.project.path("rootfs/modules.early"))?;
+    let mut names = lists::names(&sources.project.path("rootfs/modules.early"))?;
+    if purpose == Purpose::Disk {
+        names.extend(lists::names(&sources.project.path("rootfs/modules.disk"))?);
+    }
     let selection = sources.kernel.select(&names, true)?;
     let directory = sources.kernel.directory();
     for module in selection.index.modules() {

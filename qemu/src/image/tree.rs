@@ -44,7 +44,11 @@ pub(super) fn assemble(sources: &Sources<'_>, root: &Path) -> Result<()> {
     for path in PRIVATE_FILES {
         set_mode(&root.join(path), 0o600)?;
     }
-    write(root, "usr/lib/os-release", &os_release())?;
+    write(
+        root,
+        "usr/lib/os-release",
+        &os_release(env!("CARGO_PKG_VERSION")),
+    )?;
     install_packages(sources, root)?;
     install(sources.binary, &root.join("usr/bin/orlop"), 0o755)?;
     install_modules(sources, root)?;
@@ -261,8 +265,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
 }
 
 /// os-release(5).
-pub(super) fn os_release() -> String {
-    let version = env!("CARGO_PKG_VERSION");
+pub(super) fn os_release(version: &str) -> String {
     format!(
         "NAME=Orlop\nID=orlop\nPRETTY_NAME=\"Orlop {version}\"\nVERSION=\"{version}\"\nVERSION_ID={version}\nANSI_COLOR=\"0;36\"\n"
     )

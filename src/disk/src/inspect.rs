@@ -9,9 +9,9 @@ use orlop_sys::blkdev;
 use thiserror::Error;
 
 use crate::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
-use orlop_boot::gpt::{self, Copy, Table};
 use crate::layout::{self, CLAIM_AT, CLAIM_BYTES, END, LABEL, UNFINISHED, VAR_TYPE};
 use crate::signature::{self, Ends};
+use orlop_boot::gpt::{self, Copy, Table};
 
 /// Why a disk could not be looked at.
 #[derive(Debug, Error)]

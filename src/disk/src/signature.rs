@@ -1,8 +1,8 @@
 //! What others leave on disks, recognised by their signatures at fixed places.
 
 use crate::ext4::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
-use orlop_boot::little_endian::u32_at;
 use crate::layout::END;
+use orlop_boot::little_endian::u32_at;
 
 /// The first and the last MiB of a disk; both are the whole of a smaller one.
 #[derive(Debug, Clone)]
