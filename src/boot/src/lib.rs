@@ -10,6 +10,7 @@ pub mod disks;
 pub mod entries;
 pub mod esp;
 pub mod failure;
+pub mod gate;
 pub mod gpt;
 pub mod index;
 pub mod little_endian;

@@ -9,6 +9,7 @@ mod config;
 mod container;
 mod docker;
 mod fleetctl;
+mod health;
 pub mod image;
 mod install;
 mod journal;
@@ -16,6 +17,7 @@ mod journalctl;
 mod net;
 mod progress;
 mod reset;
+mod slots;
 mod stderr;
 mod store;
 mod sudo;
@@ -160,6 +162,24 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "wipe /var, or parts of it, at the next start",
         run: reset::run,
+    },
+    Command {
+        name: "slots",
+        applet: false,
+        summary: "the versions on the disk: which runs, which failed and why",
+        run: slots::slots,
+    },
+    Command {
+        name: "rollback",
+        applet: false,
+        summary: "go back to the last good version and reboot",
+        run: slots::rollback,
+    },
+    Command {
+        name: "health",
+        applet: false,
+        summary: "decide whether this start is good; started by PID 1",
+        run: health::run,
     },
     Command {
         name: "reboot",

@@ -26,7 +26,7 @@ record! {
         pub network: Network,
         /// The machine's member of the clustered store.
         pub store: Store,
-        /// Where newer versions come from.
+        /// New versions: where they come from, and when one is good.
         pub update: Update,
         /// What happens on a machine that runs from memory and has a disk to live on.
         pub install: Install,
@@ -136,12 +136,18 @@ record! {
 }
 
 record! {
-    /// Where newer versions come from.
+    /// New versions: where they come from, and when one is good.
     pub struct Update {
         /// The directory of `latest.json`, an http:// URL.
         pub url: Option<Sourced<String>>,
         /// The channel; stable when not given.
         pub channel: Option<Sourced<String>>,
+        /// Units that have to be active before a new version counts as good; network-online.target when none is given.
+        pub healthy: Vec<Sourced<String>>,
+        /// Seconds for which they have to be, with no unit failed; 30 when not given.
+        pub healthy_for: Option<Sourced<u32>>,
+        /// Seconds after the kernel's start by which they have to be, or the machine reboots; 300 when not given.
+        pub boot_deadline: Option<Sourced<u32>>,
     }
 }
 

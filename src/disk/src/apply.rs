@@ -58,6 +58,15 @@ pub enum Error {
     /// The partition's device did not appear.
     #[error("partition {1} of {0} did not appear in {seconds} s", seconds = NODE_WAIT.as_secs())]
     NoPartition(PathBuf, u32),
+    /// A disk that the machine boots from has no data volume.
+    #[error("the last partition of {0} is no data volume")]
+    NoVolume(PathBuf),
+    /// A partition of a disk that the machine boots from can not be had.
+    #[error(transparent)]
+    Partition(Box<orlop_boot::disks::PartitionError>),
+    /// The data volume lost its filesystem.
+    #[error("the data volume {0} has no ext4 superblock; it is left alone")]
+    NoFilesystem(PathBuf),
     /// A program can not be run.
     #[error("cannot run {0}")]
     Run(PathBuf, #[source] io::Error),
@@ -184,7 +193,7 @@ pub fn apply(plan: &Plan) -> Result<Mounted, Error> {
 }
 
 /// Opens the disk for writing.
-fn writable(device: &Path) -> Result<Disk, Error> {
+pub(crate) fn writable(device: &Path) -> Result<Disk, Error> {
     Disk::open(device, OpenOptions::new().read(true).write(true))
         .map_err(|e| Error::OpenForWriting(device.to_owned(), e))
 }
@@ -233,7 +242,7 @@ fn patches(disk: &Disk, step: Step) -> Result<Vec<Patch>, Error> {
     }
 }
 
-fn write(disk: &Disk, step: Step, patches: &[Patch]) -> Result<(), Error> {
+pub(crate) fn write(disk: &Disk, step: Step, patches: &[Patch]) -> Result<(), Error> {
     for patch in patches {
         disk.file
             .write_all_at(&patch.bytes, patch.at)
@@ -263,7 +272,7 @@ fn read_table(device: &Path, partition: Partition) -> Result<PathBuf, Error> {
     poll(NODE_WAIT, || partition_node(&name, &partition)).ok_or_else(missing)
 }
 
-fn make_filesystem(program: &Path, device: &Path) -> Result<(), Error> {
+pub(crate) fn make_filesystem(program: &Path, device: &Path) -> Result<(), Error> {
     let (status, output) = run(
         program,
         // The tables of inodes are zeroed by the kernel after the first mount; -F, since there is nobody to ask.
@@ -296,7 +305,7 @@ fn make_filesystem(program: &Path, device: &Path) -> Result<(), Error> {
 
 /// Runs e2fsck(8) without questions. Its exit code is a sum: 1 errors corrected, 2 corrected and a reboot is wanted when it was mounted
 /// (it is not), 4 errors left, 8 operational error, 16 usage, 32 cancelled, 128 library error.
-fn check(program: &Path, device: &Path) -> Result<Checked, Error> {
+pub(crate) fn check(program: &Path, device: &Path) -> Result<Checked, Error> {
     let (status, output) = run(program, &["-p"], device)?;
     let meaning = match status.code() {
         Some(0) => return Ok(Checked::Clean),
@@ -341,7 +350,7 @@ fn run(
     ))
 }
 
-fn mount_volume(device: &Path, target: &Path) -> Result<(), Error> {
+pub(crate) fn mount_volume(device: &Path, target: &Path) -> Result<(), Error> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     while_busy(|| {
         Ok(mount(
@@ -369,7 +378,7 @@ fn mounted_at(target: &Path) -> Option<String> {
 }
 
 /// The device that is mounted at the target, when it is the disk or a partition of it.
-fn already_mounted(request: &Request) -> Option<PathBuf> {
+pub(crate) fn already_mounted(request: &Request) -> Option<PathBuf> {
     let number = mounted_at(&request.target)?;
     let disk = kernel_name(&request.device)?;
     let path = fs::canonicalize(Path::new("/sys/dev/block").join(number)).ok()?;

@@ -248,6 +248,20 @@ impl Tables {
         }
     }
 
+    pub(crate) fn primary(&self) -> Option<&Table> {
+        match &self.primary {
+            Copy::Whole(table) => Some(table),
+            Copy::None | Copy::Damaged => None,
+        }
+    }
+
+    pub(crate) fn backup(&self) -> Option<&Table> {
+        match &self.backup {
+            Copy::Whole(table) => Some(table),
+            Copy::None | Copy::Damaged => None,
+        }
+    }
+
     fn any(&self) -> Option<&Table> {
         [&self.primary, &self.backup, &self.other_size]
             .into_iter()
@@ -257,7 +271,7 @@ impl Tables {
             })
     }
 
-    fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         match (&self.primary, &self.backup) {
             (Copy::Whole(primary), Copy::Whole(backup)) => primary.entries != backup.entries,
             _ => true,

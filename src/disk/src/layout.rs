@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Write};
 use gptman::{GPT, GPTPartitionEntry};
 use uuid::Uuid;
 
-use orlop_boot::gpt::Table;
+use orlop_boot::gpt::{Entry, Table};
 
 /// The label of the data volume's filesystem, and the name of its finished partition.
 pub const LABEL: &str = "orlop-var";
@@ -14,8 +14,7 @@ pub const LABEL: &str = "orlop-var";
 /// The partition's name while the first start is not done with it.
 pub(crate) const UNFINISHED: &str = "orlop-var-new";
 
-/// The partition type of variable data (Discoverable Partitions Specification, `SD_GPT_VAR`).
-pub const VAR_TYPE: Uuid = Uuid::from_u128(0x4d21b016_b534_45c2_a9fb_5c16e091fd2d);
+pub use orlop_boot::gpt::VAR_TYPE;
 
 /// Where the partition starts, and what its size is a multiple of.
 pub(crate) const ALIGNMENT: u64 = 1 << 20;
@@ -114,10 +113,37 @@ pub(crate) fn rewrite(
     disk_bytes: u64,
     sector_bytes: u64,
 ) -> io::Result<Vec<Patch>> {
+    let named = |entry: &Entry| Entry {
+        name: name.to_owned(),
+        ..entry.clone()
+    };
+    rewritten(table, &named, disk_bytes, sector_bytes)
+}
+
+/// `table` again with `changed` in the place of the entry of its number.
+pub(crate) fn relaid(
+    table: &Table,
+    changed: &Entry,
+    disk_bytes: u64,
+    sector_bytes: u64,
+) -> io::Result<Vec<Patch>> {
+    let change = |entry: &Entry| {
+        let is_it = entry.number == changed.number;
+        if is_it { changed } else { entry }.clone()
+    };
+    rewritten(table, &change, disk_bytes, sector_bytes)
+}
+
+fn rewritten(
+    table: &Table,
+    change: &dyn Fn(&Entry) -> Entry,
+    disk_bytes: u64,
+    sector_bytes: u64,
+) -> io::Result<Vec<Patch>> {
     let mut size = Size(disk_bytes, 0);
     let mut gpt = GPT::new_from(&mut size, sector_bytes, table.disk_guid.to_bytes_le())
         .map_err(io::Error::other)?;
-    for entry in &table.entries {
+    for entry in table.entries.iter().map(change) {
         if !(1..=128).contains(&entry.number) {
             return Err(io::Error::other(format!(
                 "partition {} is beyond 128",
@@ -130,7 +156,7 @@ pub(crate) fn rewrite(
             starting_lba: entry.first_lba,
             ending_lba: entry.last_lba,
             attribute_bits: entry.attributes,
-            partition_name: name.into(),
+            partition_name: entry.name.as_str().into(),
         };
     }
     patches(gpt, sector_bytes, disk_bytes)

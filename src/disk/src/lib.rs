@@ -14,6 +14,7 @@ mod layout;
 mod plan;
 mod signature;
 mod table;
+mod system;
 #[cfg(test)]
 mod tests;
 
@@ -24,3 +25,4 @@ pub use inspect::{Found, InspectError, Partition, State, inspect};
 pub use layout::{LABEL, VAR_TYPE};
 pub use plan::{Plan, Refusal, Request, Step, plan};
 pub use table::{PartitionTable, TableEntry, TableWrite, claim, unclaim};
+pub use system::ensure_system_volume;

@@ -39,6 +39,7 @@ mod streams;
 mod teardown;
 pub mod unit_files;
 mod unsupported;
+mod watchdog;
 
 use std::convert::Infallible;
 use std::process::ExitCode;

@@ -17,6 +17,7 @@ use crate::manager::{Manager, Owner};
 use crate::power_button::PowerButtons;
 use crate::shutdown::{self, words};
 use crate::teardown::Action;
+use crate::watchdog::Feeder;
 use crate::{notify, spawn};
 
 /// What an epoll event is about; connections and children carry their number in the lower half.
@@ -64,6 +65,7 @@ pub struct Pid1 {
     setup_began_ns: u64,
     /// When code that was needed last is given back.
     quiet_at_ns: Option<u64>,
+    watchdog: Option<Feeder>,
 }
 
 fn polled(writing: bool) -> EpollFlags {
@@ -109,6 +111,7 @@ impl Pid1 {
             ending: None,
             setup_began_ns: 0,
             quiet_at_ns: None,
+            watchdog: Feeder::open(times::now_ns()),
         })
     }
 
@@ -145,6 +148,9 @@ impl Pid1 {
             for event in events.iter().take(count) {
                 self.handle(event.data(), event.events(), &signals);
             }
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.feed_if_due(times::now_ns());
+            }
             self.manager.tick();
             self.answer();
             self.after();
@@ -165,7 +171,8 @@ impl Pid1 {
 
     fn timeout(&self) -> EpollTimeout {
         let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
-        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns]
+        let watchdog = self.watchdog.as_ref().map(Feeder::due_ns);
+        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns, watchdog]
             .into_iter()
             .flatten()
             .min()
@@ -449,6 +456,10 @@ impl Pid1 {
             log(Priority::Error, &text);
         }
         times::record("setup", self.setup_began_ns);
+        // Its driver may have come late.
+        if self.watchdog.is_none() {
+            self.watchdog = Feeder::open(times::now_ns());
+        }
         self.start_units();
         self.watch_buttons();
     }

@@ -12,6 +12,7 @@ mod replace;
 mod reset;
 mod seed;
 mod source;
+mod start;
 mod volume;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +55,10 @@ struct Step {
 /// The data volume comes before most of the configuration is applied, since it holds the configuration to use when the data
 /// source is down.
 const STEPS: &[Step] = &[
+    Step {
+        name: "setup.start",
+        run: start::tell,
+    },
     Step {
         name: "setup.source",
         run: source::find,

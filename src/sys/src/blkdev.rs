@@ -8,6 +8,7 @@ const BLKSSZGET: libc::Ioctl = 0x1268;
 const BLKPG: libc::Ioctl = 0x1269;
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
 const BLKPG_ADD_PARTITION: libc::c_int = 1;
+const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
 
 /// `struct blkpg_partition`, 152 bytes.
 #[repr(C)]
@@ -63,6 +64,33 @@ pub fn add_partition(
     start_bytes: u64,
     length_bytes: u64,
 ) -> io::Result<()> {
+    change_partition(BLKPG_ADD_PARTITION, disk, number, start_bytes, length_bytes)
+}
+
+/// Tells the kernel of a partition's new length, also while it or others of its disk are in use. `EINVAL` when it starts
+/// elsewhere, `EBUSY` when it would overlap another.
+pub fn resize_partition(
+    disk: impl AsFd,
+    number: u32,
+    start_bytes: u64,
+    length_bytes: u64,
+) -> io::Result<()> {
+    change_partition(
+        BLKPG_RESIZE_PARTITION,
+        disk,
+        number,
+        start_bytes,
+        length_bytes,
+    )
+}
+
+fn change_partition(
+    op: libc::c_int,
+    disk: impl AsFd,
+    number: u32,
+    start_bytes: u64,
+    length_bytes: u64,
+) -> io::Result<()> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let partition = BlkpgPartition {
         start_bytes: i64::try_from(start_bytes).map_err(invalid)?,
@@ -72,7 +100,7 @@ pub fn add_partition(
         volume_name: [0; 64],
     };
     let argument = BlkpgIoctlArg {
-        op: BLKPG_ADD_PARTITION,
+        op,
         flags: 0,
         data_length: size_of::<BlkpgPartition>() as libc::c_int,
         data: &raw const partition,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use orlop_boot::modprobe::chain;
+use orlop_boot::slot::Booted;
 use orlop_disk::{Found, Request, State};
 
 use super::Setup;
@@ -88,6 +89,15 @@ pub(super) fn mount_var(setup: &mut Setup) {
     if mountinfo::is_mounted(VAR) {
         return;
     }
+    // Without a disk of its own the data volume is on the disk that the machine was started from.
+    if setup.machine.data.disk.is_none()
+        && let Some(booted) = Booted::read()
+    {
+        match ensure_with(orlop_disk::ensure_system_volume, booted.disk, false) {
+            Ok(()) => return,
+            Err(why) => setup.fail(format!("the data volume: {why}; /var is in memory")),
+        }
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if let Err(error) = mount(
         Some("var"),
@@ -101,11 +111,19 @@ pub(super) fn mount_var(setup: &mut Setup) {
 }
 
 fn ensure(device: PathBuf, wipe: bool) -> Result<(), String> {
+    ensure_with(orlop_disk::ensure_data_volume, device, wipe)
+}
+
+fn ensure_with(
+    ensure: fn(&Request) -> Result<orlop_disk::Mounted, orlop_disk::Error>,
+    device: PathBuf,
+    wipe: bool,
+) -> Result<(), String> {
     let request = Request {
         wipe,
         ..Request::new(device)
     };
-    let mounted = orlop_disk::ensure_data_volume(&request).map_err(|error| chain(&error))?;
+    let mounted = ensure(&request).map_err(|error| chain(&error))?;
     if mounted.checked == orlop_disk::Checked::Repaired {
         log::warn!(
             "setup: the filesystem on {} had errors, which were repaired",
