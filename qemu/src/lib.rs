@@ -12,3 +12,4 @@ pub mod process;
 pub mod qmp;
 pub mod seed;
 pub mod ssh;
+pub mod system;

@@ -69,7 +69,8 @@ fn watch() -> Result<()> {
         wanted = WANTED.map(str::to_owned).to_vec();
     }
     let deadline = seconds(&update.boot_deadline, DEADLINE);
-    let mut gate = Gate::new(seconds(&update.healthy_for, HOLD), deadline);
+    let hold = seconds(&update.healthy_for, HOLD);
+    let mut gate = Gate::new(hold, deadline);
     if !booted.is_on_trial() {
         // A version that was good once is not taken back because the network is down today.
         println!("{} is good", booted.version);
@@ -88,7 +89,15 @@ fn watch() -> Result<()> {
             Decision::Bless => return bless(&booted),
             Decision::GiveUp(why) => {
                 let reason = format!("not healthy within {} s: {why}", deadline.as_secs());
-                return give_up(&booted, &reason);
+                if !is_last_resort(&booted)? {
+                    return give_up(&booted, &reason);
+                }
+                eprintln!(
+                    "<3>{}: {reason}; there is nothing else to start",
+                    booted.version
+                );
+                note_end(&booted, &reason)?;
+                gate = Gate::new(hold, Duration::MAX);
             }
             Decision::Wait => std::thread::sleep(INTERVAL),
         }
@@ -154,6 +163,13 @@ fn bless(booted: &Booted) -> Result<()> {
 
 fn mark() -> Result<()> {
     std::fs::write(HEALTHY, "").with_context(|| format!("write {HEALTHY}"))
+}
+
+/// Whether the next start would be of this version too, with no tries left: a machine that stays up can be looked into.
+fn is_last_resort(booted: &Booted) -> Result<bool> {
+    let entries = slot::with_esp(booted, |_, entries| Ok(entries)).context("list the slots")?;
+    let next = orlop_boot::entries::choose(&entries);
+    Ok(next.is_none_or(|e| e.version == booted.version && e.standing() == Standing::Bad))
 }
 
 /// Keeps the reason, and reboots: the try was counted when it began.

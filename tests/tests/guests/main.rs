@@ -8,3 +8,4 @@ mod demo;
 mod fleet;
 mod network;
 mod supervisor;
+mod verified_boot;
