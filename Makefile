@@ -8,7 +8,7 @@ CARGO   ?= cargo
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps image demo run test bench check fmt clippy doc crates size clean
+.PHONY: help deps image demo run test torture bench check fmt clippy doc crates size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,7 +19,7 @@ help: ## list the targets
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
 
-image: deps ## build dist/vmlinuz, dist/initrd, dist/root.erofs, dist/orlop
+image: deps ## build dist/: kernel, initramfs, root, slot, raw and qcow2 disk, sums, SBOM
 	@$(qemu) image --profile $(PROFILE)
 
 demo: deps ## boot a guest, fetch a page from its container, restart it, power it off
@@ -30,6 +30,9 @@ run: deps ## boot a guest with CONFIG=..., its console on this terminal
 
 test: image ## run all tests, those that boot guests included
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
+
+torture: image ## break slots in every way, cut the power; slow (ORLOP_SEED=N repeats)
+	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1 torture
 
 bench: deps ## measure boots by counted instructions, and sizes, against their bars
 	@$(qemu) bench --profile $(PROFILE)

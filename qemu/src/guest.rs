@@ -304,7 +304,7 @@ impl Machine {
             add("-device", "i6300esb".to_owned());
             add("-action", "watchdog=reset".to_owned());
         }
-        // The first, so that the firmware starts from it.
+        // The first: /dev/vda.
         if self.has_system_disk {
             add(
                 "-drive",
@@ -312,7 +312,11 @@ impl Machine {
             );
             add(
                 "-device",
-                "virtio-blk-pci,drive=system,serial=orlop-system,bootindex=0".to_owned(),
+                // A kernel that QEMU loads has this place already.
+                match self.start {
+                    Start::Firmware => "virtio-blk-pci,drive=system,bootindex=0".to_owned(),
+                    Start::Initramfs(_) => "virtio-blk-pci,drive=system".to_owned(),
+                },
             );
         }
         let log = file_name(log);

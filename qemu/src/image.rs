@@ -139,7 +139,11 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     })?;
 
     let mut stamp = stamp::Stamp::new();
-    stamp.file(&std::env::current_exe().context("find this program")?)?;
+    // What builds, not the program that it is linked into: the tests' is another one than ours.
+    stamp.file(&project.path("qemu/src/image.rs"))?;
+    for sources in ["qemu/src/image", "src/boot/src"] {
+        stamp.tree(&project.path(sources))?;
+    }
     stamp.file(&binary)?;
     stamp.tree(&project.path("rootfs"))?;
     stamp.tree(&project.path("boot"))?;

@@ -13,6 +13,7 @@ use orlop_boot::slot::{self, Booted};
 use orlop_boot::times;
 use orlop_config::Machine;
 use orlop_init::client::Client;
+use orlop_init::trial::DECIDING;
 use serde_json::{Value, json};
 
 /// The compiled configuration.
@@ -35,11 +36,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the role. It ends when the start is good; a start that is not ends in a reboot.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
-    if !args.is_empty() {
-        eprintln!("usage: orlop health");
-        return ExitCode::from(2);
-    }
-    match watch() {
+    let result = match args {
+        [] => watch(),
+        [flag] if flag == "--undecided" => undecided(),
+        _ => {
+            eprintln!("usage: orlop health");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("<3>{err:#}");
@@ -48,7 +53,14 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
+/// PID 1's word that the unit of this role did not come to run.
+fn undecided() -> Result<()> {
+    let booted = Booted::read().context("this machine was not started from a slot")?;
+    give_up(&booted, &format!("{OWN_UNIT} did not come to run"))
+}
+
 fn watch() -> Result<()> {
+    std::fs::write(DECIDING, "").with_context(|| format!("write {DECIDING}"))?;
     let Some(booted) = Booted::read() else {
         println!("this machine was not started from a slot: there is nothing to decide");
         return Ok(());

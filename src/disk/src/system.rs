@@ -152,3 +152,108 @@ fn relay(path: &Path, table: &Table, entry: &Entry, step: Step) -> Result<(), Er
         .map_err(|e| Error::Table(path.to_owned(), e))?;
     write(&disk, step, &patches)
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::layout::Patch;
+    use crate::tests::Memory;
+
+    const MIB: u64 = 1 << 20;
+
+    fn entry(number: u32, kind: Uuid, name: &str) -> Entry {
+        let first_lba = u64::from(number) * 4 * MIB / 512;
+        Entry {
+            number,
+            kind,
+            unique: Uuid::from_u128(number.into()),
+            first_lba,
+            last_lba: first_lba + 4 * MIB / 512 - 1,
+            attributes: 0,
+            name: name.to_owned(),
+        }
+    }
+
+    /// An image of 16 MiB that was copied to a disk of 64.
+    fn disk() -> Memory {
+        let table = Table {
+            disk_guid: Uuid::from_u128(7),
+            entries: vec![
+                entry(1, orlop_boot::gpt::ESP_TYPE, "esp"),
+                entry(2, orlop_boot::gpt::ROOT_TYPE, "root-a"),
+                entry(3, VAR_TYPE, UNFINISHED),
+            ],
+            alternate_lba: 0,
+        };
+        let patches = layout::relaid(&table, &table.entries[0], 17 * MIB, 512).unwrap();
+        let mut disk = Memory::of(64 * MIB, 512);
+        disk.write(&patches);
+        disk
+    }
+
+    fn grow(disk: &Memory) -> Vec<Patch> {
+        let found = tables(disk).0;
+        let work = plan(&found, disk).unwrap();
+        assert!(work.writes_table && work.is_new);
+        layout::relaid(current(&found).unwrap(), &work.entry, 64 * MIB, 512).unwrap()
+    }
+
+    fn finish(disk: &Memory) -> Vec<Patch> {
+        let found = tables(disk).0;
+        let table = current(&found).unwrap();
+        let finished = Entry {
+            name: LABEL.to_owned(),
+            ..plan(&found, disk).unwrap().entry
+        };
+        layout::relaid(table, &finished, 64 * MIB, 512).unwrap()
+    }
+
+    #[test]
+    fn a_cut_at_any_write_leaves_the_slots_and_a_first_start_to_be_done_again() {
+        let mut whole = disk();
+        for step in [grow as fn(&Memory) -> Vec<Patch>, finish] {
+            for patch in step(&whole.clone()) {
+                for cut in (0..patch.bytes.len()).step_by(512) {
+                    let mut broken = whole.clone();
+                    broken.write(&[Patch {
+                        at: patch.at,
+                        bytes: patch.bytes[..cut].to_vec(),
+                    }]);
+                    let found = tables(&broken).0;
+                    let table = current(&found).expect("a whole copy");
+                    assert_eq!(
+                        table.entries[..2],
+                        tables(&disk()).0.primary().unwrap().entries[..2]
+                    );
+                    assert!(plan(&found, &broken).is_some(), "{} at {cut}", patch.at);
+                }
+                whole.write(&[patch]);
+            }
+        }
+        let found = tables(&whole).0;
+        let work = plan(&found, &whole).unwrap();
+        assert!(!work.is_new && !work.writes_table);
+        assert_eq!((work.entry.last_lba + 1) * 512, 63 * MIB);
+    }
+
+    #[test]
+    fn a_damaged_primary_is_mended_from_the_backup() {
+        let mut disk = disk();
+        for patch in grow(&disk.clone()) {
+            disk.write(&[patch]);
+        }
+        disk.write(&finish(&disk.clone()));
+        let before = tables(&disk).0.primary().unwrap().entries.clone();
+        disk.write(&[Patch {
+            at: 512,
+            bytes: vec![0; 512],
+        }]);
+        let found = tables(&disk).0;
+        let work = plan(&found, &disk).unwrap();
+        assert!(work.writes_table && !work.is_new);
+        disk.write(&layout::relaid(current(&found).unwrap(), &work.entry, 64 * MIB, 512).unwrap());
+        assert_eq!(tables(&disk).0.primary().unwrap().entries, before);
+    }
+}

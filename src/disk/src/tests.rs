@@ -13,7 +13,7 @@ const SECTORS: [u64; 2] = [512, 4096];
 
 /// A sparse disk: what is not in a page is zero.
 #[derive(Clone, PartialEq)]
-struct Memory {
+pub(crate) struct Memory {
     pages: BTreeMap<u64, [u8; PAGE]>,
     size: u64,
     sector: u64,
@@ -22,7 +22,7 @@ struct Memory {
 const PAGE: usize = 4096;
 
 impl Memory {
-    fn of(size: u64, sector: u64) -> Self {
+    pub(crate) fn of(size: u64, sector: u64) -> Self {
         Self {
             pages: BTreeMap::new(),
             size,
@@ -68,7 +68,7 @@ impl Memory {
         both.iter().all(|b| *b == 0)
     }
 
-    fn write(&mut self, patches: &[Patch]) {
+    pub(crate) fn write(&mut self, patches: &[Patch]) {
         for patch in patches {
             self.put(patch.at, &patch.bytes);
         }

@@ -37,6 +37,7 @@ mod shutdown;
 mod spawn;
 mod streams;
 mod teardown;
+pub mod trial;
 pub mod unit_files;
 mod unsupported;
 mod watchdog;

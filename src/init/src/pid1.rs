@@ -17,6 +17,7 @@ use crate::manager::{Manager, Owner};
 use crate::power_button::PowerButtons;
 use crate::shutdown::{self, words};
 use crate::teardown::Action;
+use crate::trial::Trial;
 use crate::watchdog::Feeder;
 use crate::{notify, spawn};
 
@@ -66,6 +67,7 @@ pub struct Pid1 {
     /// When code that was needed last is given back.
     quiet_at_ns: Option<u64>,
     watchdog: Option<Feeder>,
+    trial: Option<Trial>,
 }
 
 fn polled(writing: bool) -> EpollFlags {
@@ -112,6 +114,7 @@ impl Pid1 {
             setup_began_ns: 0,
             quiet_at_ns: None,
             watchdog: Feeder::open(times::now_ns()),
+            trial: None,
         })
     }
 
@@ -151,6 +154,13 @@ impl Pid1 {
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.feed_if_due(times::now_ns());
             }
+            if self
+                .trial
+                .as_mut()
+                .is_some_and(|t| t.is_lost(times::now_ns()))
+            {
+                self.give_up();
+            }
             self.manager.tick();
             self.answer();
             self.after();
@@ -172,7 +182,8 @@ impl Pid1 {
     fn timeout(&self) -> EpollTimeout {
         let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
         let watchdog = self.watchdog.as_ref().map(Feeder::due_ns);
-        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns, watchdog]
+        let trial = self.trial.as_ref().and_then(Trial::deadline_ns);
+        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns, watchdog, trial]
             .into_iter()
             .flatten()
             .min()
@@ -456,6 +467,7 @@ impl Pid1 {
             log(Priority::Error, &text);
         }
         times::record("setup", self.setup_began_ns);
+        self.trial = Some(Trial::begin());
         // Its driver may have come late.
         if self.watchdog.is_none() {
             self.watchdog = Feeder::open(times::now_ns());
@@ -488,6 +500,18 @@ impl Pid1 {
             if let Err(err) = started {
                 log(Priority::Error, &format!("cannot start {name}: {err}"));
             }
+        }
+    }
+
+    /// Nobody decides about a version on trial: a child keeps the reason, so that a disk which hangs does not hang PID 1, and asks
+    /// for the reboot.
+    fn give_up(&mut self) {
+        log(
+            Priority::Critical,
+            "nobody decides whether this version is good: it is given up",
+        );
+        if let Err(err) = spawn::start_role(&["health", "--undecided"]) {
+            self.end(Action::Reboot, &format!("cannot start a program: {err}"));
         }
     }
 
