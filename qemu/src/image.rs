@@ -56,6 +56,16 @@ impl Project {
         self.root.join(relative)
     }
 
+    /// The words of a list of modules: the common one's, then those of the kind's own, where it has one.
+    fn module_names(&self, machine: MachineKind, list: &str) -> Result<Vec<String>> {
+        let mut names = lists::names(&self.path("rootfs").join(list))?;
+        let own = self.path("rootfs").join(machine.name()).join(list);
+        if own.exists() {
+            names.extend(lists::names(&own)?);
+        }
+        Ok(names)
+    }
+
     /// The kernel command line of `boot/cmdline`, its comments left out.
     ///
     /// # Errors
@@ -69,6 +79,26 @@ impl Project {
     }
 }
 
+/// What kind of machine an image is for: which kernel, and which drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineKind {
+    /// Guests.
+    Virtual,
+    /// Servers.
+    Metal,
+}
+
+impl MachineKind {
+    /// The directory below `rootfs/` with what is its own.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Virtual => "virtual",
+            Self::Metal => "metal",
+        }
+    }
+}
+
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -76,6 +106,8 @@ pub struct Options {
     pub profile: String,
     /// A binary built elsewhere.
     pub binary: Option<PathBuf>,
+    /// What it is built for.
+    pub machine: MachineKind,
     /// How the initramfs is compressed.
     pub compression: Compression,
     /// Put the root into the initramfs; without it the boot stage looks for a disk with the root's label.
@@ -133,7 +165,9 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         None => step("binary", || build_binary(project, &options.profile))?,
     };
     let _lock = lock(project)?;
-    let wanted = lists::packages(&project.path("rootfs/packages"))?;
+    let kind = options.machine.name();
+    let mut wanted = lists::packages(&project.path(&format!("rootfs/{kind}/packages")))?;
+    wanted.extend(lists::packages(&project.path("rootfs/packages"))?);
     let debs = step("packages", || {
         packages::fetch(&project.path("build/debs"), &wanted)
     })?;
@@ -152,7 +186,12 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     }
     stamp.text(&format!(
         "{:?}",
-        (options.compression, options.rescue, options.carry_root)
+        (
+            kind,
+            options.compression,
+            options.rescue,
+            options.carry_root
+        )
     ));
     let stamp_path = options.output.join(".stamp");
     let outputs = [
@@ -175,16 +214,17 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     std::fs::create_dir_all(&options.output)
         .with_context(|| format!("make {}", options.output.display()))?;
     let _ = std::fs::remove_file(&stamp_path);
-    let extracted = project.path("build/packages");
+    let extracted = project.path(&format!("build/packages/{kind}"));
     step("extract", || packages::extract(&debs, &extracted))?;
     let kernel = step("modules", || kernel::Kernel::open(&extracted))?;
     copy(&kernel.image, &products.kernel)?;
     copy(&binary, &products.binary)?;
-    let tree = project.path("build/root");
+    let tree = project.path(&format!("build/root/{kind}"));
     step("tree", || {
         tree::assemble(
             &tree::Sources {
                 project,
+                machine: options.machine,
                 packages: &wanted,
                 extracted: &extracted,
                 binary: &binary,

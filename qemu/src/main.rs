@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use orlop_qemu::image::{self, Bare, Compression, Options, Project};
+use orlop_qemu::image::{self, Bare, Compression, MachineKind, Options, Project};
 use orlop_qemu::{bench, demo, interactive};
 
 #[derive(Debug, Parser)]
@@ -48,6 +48,9 @@ struct ImageArguments {
     /// The compression of the initramfs
     #[arg(long, value_enum, default_value = "zstd")]
     compression: CompressionArgument,
+    /// The kind of machine that the image is for
+    #[arg(long, value_enum, default_value = "virtual")]
+    machine: MachineArgument,
     /// Carry busybox in the initramfs, for `orlop.rescue` on the kernel command line
     #[arg(long)]
     rescue: bool,
@@ -69,6 +72,10 @@ impl ImageArguments {
                 CompressionArgument::Lz4 => Compression::Lz4,
             },
             rescue: self.rescue,
+            machine: match self.machine {
+                MachineArgument::Virtual => MachineKind::Virtual,
+                MachineArgument::Metal => MachineKind::Metal,
+            },
             carry_root: !self.root_on_disk,
             output: project.root.join(self.output),
         }
@@ -84,6 +91,12 @@ struct RunArguments {
     /// A port of the guest to forward, beside 22 and 80
     #[arg(long)]
     port: Vec<u16>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MachineArgument {
+    Virtual,
+    Metal,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -104,13 +104,14 @@ impl SystemDisk {
             .context("write the byte")
     }
 
-    /// Writes zeros over bytes of the disk itself.
+    /// Damages the primary partition table, after the backup was put to the disk's end, where firmware looks for it.
     ///
     /// # Errors
-    /// The disk cannot be written.
-    pub fn erase(&self, at: u64, bytes: usize) -> Result<()> {
+    /// sgdisk fails, or the disk cannot be written.
+    pub fn damage_table(&self) -> Result<()> {
+        self.sgdisk("--move-second-header")?;
         self.open()?
-            .write_all_at(&vec![0; bytes], at)
+            .write_all_at(&[0; 512], 512)
             .context("write zeros")
     }
 
@@ -127,8 +128,12 @@ impl SystemDisk {
     /// # Errors
     /// sgdisk fails.
     pub fn lose(&self, number: u32) -> Result<()> {
+        self.sgdisk(&format!("--partition-guid={number}:R"))
+    }
+
+    fn sgdisk(&self, option: &str) -> Result<()> {
         let output = Command::new("sgdisk")
-            .arg(format!("--partition-guid={number}:R"))
+            .arg(option)
             .arg(&self.path)
             .output()
             .context("start sgdisk")?;

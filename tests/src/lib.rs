@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use orlop_qemu::guest::{Guest, Machine};
-use orlop_qemu::image::{self, Compression, Options, Products, Project};
+use orlop_qemu::image::{self, Compression, MachineKind, Options, Products, Project};
 use orlop_qemu::process;
 
 /// The image that all guests boot, built once; its profile is `$ORLOP_PROFILE`, or `release`.
@@ -25,6 +25,7 @@ pub fn products() -> &'static Products {
             binary: None,
             compression: Compression::Zstd,
             carry_root: true,
+            machine: MachineKind::Virtual,
             rescue: false,
             output: project.root.join(output),
         };

@@ -289,3 +289,84 @@ pub(super) fn copy_to(image: &Path, from: &Path, to: &str) -> Result<()> {
     run(mtool("mcopy", image).arg(from).arg(format!("::{to}")))
         .with_context(|| format!("copy {} to the EFI system partition", from.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(command: &mut Command) -> String {
+        let output = command.output().expect("the tool is there");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    }
+
+    #[test]
+    fn the_same_slots_give_the_same_disk_which_other_tools_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let layout = Layout {
+            // The smallest FAT32 with clusters of 2 KiB.
+            esp_mib: 130,
+            root_mib: 2,
+            verity_mib: 1,
+            var_mib: 1,
+        };
+        for (name, bytes) in [
+            ("loader", 3000),
+            ("uki", 70_000),
+            ("root", 8192),
+            ("verity", 4096),
+        ] {
+            std::fs::write(path(name), vec![b'x'; bytes]).unwrap();
+        }
+        let root_hash: RootHash =
+            "b288ff5a0102030405060708090a0b0c0d0e0f101112131415161718191a1b9d"
+                .parse()
+                .unwrap();
+        let slot = Slot {
+            entry: Entry::parse("orlop_1.0+3.efi").unwrap(),
+            uki: path("uki"),
+            root: path("root"),
+            verity: path("verity"),
+            root_hash,
+        };
+        let digest = |name: &str| {
+            make(
+                &path(name),
+                layout,
+                &path("loader"),
+                std::slice::from_ref(&slot),
+            )
+            .unwrap();
+            Sha256::digest(std::fs::read(path(name)).unwrap())
+        };
+        assert_eq!(digest("one.raw"), digest("two.raw"));
+
+        let table = output(Command::new("sgdisk").arg("--verify").arg(path("one.raw")));
+        assert!(table.contains("No problems found"), "{table}");
+        let root = output(Command::new("sgdisk").arg("--info=2").arg(path("one.raw")));
+        assert!(
+            root.contains("B288FF5A-0102-0304-0506-0708090A0B0C"),
+            "{root}"
+        );
+        assert!(
+            root.contains("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"),
+            "{root}"
+        );
+        let image = format!("{}@@1M", path("one.raw").display());
+        let entries = output(Command::new("mdir").args(["-b", "-i", &image, "::EFI/Linux"]));
+        assert!(entries.contains("orlop_1.0+3.efi"), "{entries}");
+
+        std::fs::write(path("root"), vec![0; 3 << 20]).unwrap();
+        let refused = make(&path("three.raw"), layout, &path("loader"), &[slot]).unwrap_err();
+        assert!(
+            format!("{refused:#}").contains("there is room for 2097152"),
+            "{refused:#}"
+        );
+    }
+}

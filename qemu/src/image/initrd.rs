@@ -82,7 +82,9 @@ pub(super) fn make(
         0o644,
         read(&sources.tree.join("usr/lib/os-release"))?,
     );
-    let mut names = lists::names(&sources.project.path("rootfs/modules.early"))?;
+    let mut names = sources
+        .project
+        .module_names(options.machine, "modules.early")?;
     if purpose == Purpose::Disk {
         names.extend(lists::names(&sources.project.path("rootfs/modules.disk"))?);
     }

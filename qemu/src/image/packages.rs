@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use super::lists::Package;
 use super::{output, run};
 
-/// The metapackage that names the kernel's package of the day in its dependencies.
-const KERNEL_METAPACKAGE: &str = "linux-image-cloud-amd64";
+/// The metapackages that name the kernel's package of the day in their dependencies.
+const KERNEL_METAPACKAGES: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-amd64"];
 
 /// A downloaded package.
 #[derive(Debug, Clone)]
@@ -23,7 +23,8 @@ pub(super) fn fetch(directory: &Path, wanted: &[Package]) -> Result<Vec<Deb>> {
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     let names: Vec<&str> = wanted.iter().map(|package| package.name.as_str()).collect();
     let mut debs = fetch_names(directory, &names)?;
-    if let Some(meta) = debs.iter().position(|deb| deb.name == KERNEL_METAPACKAGE) {
+    let is_meta = |deb: &Deb| KERNEL_METAPACKAGES.contains(&deb.name.as_str());
+    if let Some(meta) = debs.iter().position(is_meta) {
         let meta = debs.remove(meta);
         let depends = output(
             Command::new("dpkg-deb")
@@ -35,7 +36,7 @@ pub(super) fn fetch(directory: &Path, wanted: &[Package]) -> Result<Vec<Deb>> {
             .split([',', ' ', '\n'])
             .find(|word| word.starts_with("linux-image-"))
             .with_context(|| {
-                format!("{KERNEL_METAPACKAGE} depends on no linux-image package: {depends}")
+                format!("{} depends on no linux-image package: {depends}", meta.name)
             })?;
         debs.extend(fetch_names(directory, &[kernel])?);
     }

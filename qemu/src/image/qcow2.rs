@@ -120,3 +120,72 @@ fn put(out: &mut impl std::io::Write, mut bytes: Vec<u8>) -> Result<()> {
     bytes.resize(bytes.len().next_multiple_of(CLUSTER), 0);
     out.write_all(&bytes).context("write a table")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn u64_at(file: &[u8], at: usize) -> u64 {
+        u64::from_be_bytes(*file[at..].first_chunk().unwrap())
+    }
+
+    /// The disk as QEMU would see it, and how often each cluster of the file is used.
+    fn read(file: &[u8]) -> (Vec<u8>, Vec<u16>) {
+        assert_eq!(&file[..8], b"QFI\xfb\0\0\0\x03");
+        let size = u64_at(file, 24) as usize;
+        let mut disk = vec![0; size.next_multiple_of(CLUSTER)];
+        let mut uses = vec![0; file.len() / CLUSTER];
+        let mut used = |at: u64| {
+            let at = (at & !COPIED) as usize;
+            assert_eq!(at % CLUSTER, 0);
+            uses[at / CLUSTER] += 1;
+            at
+        };
+        used(0);
+        let counts = used(u64_at(file, 48));
+        let l1 = used(u64_at(file, 40));
+        let mut stored = Vec::new();
+        for n in 0..PLACES {
+            let block = u64_at(file, counts + n * 8);
+            if block != 0 {
+                let block = used(block);
+                stored.extend(
+                    file[block..block + CLUSTER]
+                        .chunks_exact(2)
+                        .map(|c| u16::from_be_bytes([c[0], c[1]])),
+                );
+            }
+        }
+        for (n, cluster) in disk.chunks_exact_mut(CLUSTER).enumerate() {
+            let l2 = (u64_at(file, l1 + n / PLACES * 8) & !COPIED) as usize;
+            let place = u64_at(file, l2 + n % PLACES * 8);
+            if n % PLACES == 0 {
+                used(l2 as u64);
+            }
+            if place != 0 {
+                let at = used(place);
+                cluster.copy_from_slice(&file[at..at + CLUSTER]);
+            }
+        }
+        disk.truncate(size);
+        stored.truncate(uses.len());
+        assert_eq!(stored, uses);
+        (disk, uses)
+    }
+
+    #[test]
+    fn the_disk_is_in_the_file_and_its_holes_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (raw, qcow2) = (directory.path().join("raw"), directory.path().join("qcow2"));
+        let mut disk = vec![0; 40 * CLUSTER + 512];
+        for at in [0, 5 * CLUSTER + 7, 40 * CLUSTER + 511] {
+            disk[at] = 1;
+        }
+        std::fs::write(&raw, &disk).unwrap();
+        write(&raw, &qcow2).unwrap();
+        let (seen, uses) = read(&std::fs::read(&qcow2).unwrap());
+        assert!(seen == disk);
+        // The header, two tables of counts, two of places, three clusters of data.
+        assert_eq!(uses, [1; 8]);
+    }
+}

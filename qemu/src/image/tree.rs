@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
 use super::lists::{self, Package};
-use super::{Project, copy, elf, output, packages};
+use super::{MachineKind, Project, copy, elf, output, packages};
 
 /// Modes that git does not keep.
 const PRIVATE_FILES: [&str; 1] = ["etc/shadow"];
@@ -19,6 +19,7 @@ const PRIVATE_FILES: [&str; 1] = ["etc/shadow"];
 #[derive(Debug)]
 pub(super) struct Sources<'a> {
     pub(super) project: &'a Project,
+    pub(super) machine: MachineKind,
     pub(super) packages: &'a [Package],
     pub(super) extracted: &'a Path,
     pub(super) binary: &'a Path,
@@ -96,8 +97,12 @@ fn install_packages(sources: &Sources<'_>, root: &Path) -> Result<()> {
 }
 
 fn install_modules(sources: &Sources<'_>, root: &Path) -> Result<()> {
-    let mut names = lists::names(&sources.project.path("rootfs/modules"))?;
-    names.extend(lists::names(&sources.project.path("rootfs/modules.early"))?);
+    let mut names = sources.project.module_names(sources.machine, "modules")?;
+    names.extend(
+        sources
+            .project
+            .module_names(sources.machine, "modules.early")?,
+    );
     let selection = sources.kernel.select(&names, false)?;
     let directory = sources.kernel.directory();
     for module in selection.index.modules() {

@@ -108,3 +108,72 @@ fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
         *to = *from;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PE file of 64 bits with one section and some symbols behind it.
+    fn stub() -> Vec<u8> {
+        let mut stub = vec![0; 0x400 + 0x200 + 33];
+        put(&mut stub, 0, b"MZ");
+        put(&mut stub, 0x3c, &0x40_u32.to_le_bytes());
+        put(&mut stub, 0x40, b"PE\0\0");
+        put(&mut stub, 0x46, &1_u16.to_le_bytes());
+        put(&mut stub, 0x54, &240_u16.to_le_bytes());
+        put(&mut stub, 0x58, &0x20b_u16.to_le_bytes());
+        put(&mut stub, 0x58 + 32, &0x200_u32.to_le_bytes());
+        put(&mut stub, 0x58 + 36, &0x200_u32.to_le_bytes());
+        put(&mut stub, 0x58 + 60, &0x400_u32.to_le_bytes());
+        let section = [
+            &b".text\0\0\0"[..],
+            &0x123_u32.to_le_bytes(),
+            &0x1000_u32.to_le_bytes(),
+            &0x200_u32.to_le_bytes(),
+            &0x400_u32.to_le_bytes(),
+        ];
+        put(&mut stub, 0x58 + 240, &section.concat());
+        stub
+    }
+
+    fn image(kernel: &[u8]) -> Vec<u8> {
+        let parts = Parts {
+            stub: &stub(),
+            kernel,
+            initrd: b"initrd",
+            command_line: "panic=10 roothash=ab",
+            kernel_version: "6.1.0",
+            os_release: "ID=orlop\n",
+        };
+        build(&parts).unwrap()
+    }
+
+    #[test]
+    fn the_parts_are_found_in_the_image() {
+        let image = image(&[7; 5000]);
+        let read =
+            |at: u64, length: usize| Some(image.get(at as usize..at as usize + length)?.to_vec());
+        assert_eq!(
+            orlop_boot::pe::text(&read, ".cmdline").unwrap(),
+            "panic=10 roothash=ab"
+        );
+        assert_eq!(orlop_boot::pe::text(&read, ".osrel").unwrap(), "ID=orlop\n");
+        let sections = orlop_boot::pe::sections(&read).unwrap();
+        assert_eq!(sections.len(), 6);
+        let kernel = sections.iter().find(|s| &s.name == b".linux\0\0").unwrap();
+        let at = kernel.file_offset as usize;
+        assert_eq!(image[at..at + 5000], [7; 5000]);
+    }
+
+    #[test]
+    fn an_image_that_was_cut_off_has_no_os_release() {
+        let image = image(&[7; 5000]);
+        for length in (0..image.len() - 512).step_by(256) {
+            let read = |at: u64, count: usize| {
+                let end = at as usize + count;
+                Some(image.get(..length)?.get(at as usize..end)?.to_vec())
+            };
+            assert_eq!(orlop_boot::pe::text(&read, ".osrel"), None, "{length}");
+        }
+    }
+}

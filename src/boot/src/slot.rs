@@ -7,11 +7,14 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use orlop_sys::dm::{DeviceMapper, Target};
+use orlop_sys::watchdog::{self, Watchdog};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -32,6 +35,20 @@ const DEVICE: &str = "orlop-root";
 
 /// So many starts of a good version may end before its root is entered; then it is no good any more.
 const EARLY_ENDS: u32 = 3;
+
+/// Watchdogs on no bus that would name them, the kernel's own last.
+const WATCHDOG_DRIVERS: [&str; 4] = ["iTCO_wdt", "wdat_wdt", "sp5100_tco", "softdog"];
+
+/// The watchdog that this stage has started, for `init`.
+static WATCHDOG: OnceLock<Watchdog> = OnceLock::new();
+
+/// The environment variable with the number of the watchdog's descriptor, from this stage to `init`.
+pub const WATCHDOG_VARIABLE: &str = "ORLOP_WATCHDOG_FD";
+
+/// The number of the started watchdog's descriptor, which the next program inherits.
+pub(crate) fn watchdog_descriptor() -> Option<RawFd> {
+    WATCHDOG.get()?.pass_on().ok()
+}
 
 /// How this machine was started from its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,23 +358,24 @@ fn partitions(disk: &Disk, root_hash: RootHash) -> Result<Option<Found>, SlotErr
 /// Starts the watchdog, which `init` takes over, and tells whether it was the one that ended the last run. Where the hardware
 /// has none the kernel's own is used, which at least sees that nobody feeds it.
 fn arm_watchdog(loader: &mut Loader) -> bool {
-    use orlop_sys::watchdog::{DEVICE, Watchdog};
-    let device = Path::new(DEVICE);
-    if !device.exists()
-        && let Err(err) = loader.load("softdog")
-    {
-        log::warn!("boot: there is no watchdog: {}", chain(&err));
-        return false;
+    let device = Path::new(watchdog::DEVICE);
+    for driver in WATCHDOG_DRIVERS {
+        if !device.exists() {
+            // Few are in an image, and most machines have none of them.
+            let _ = loader.load(driver);
+        }
     }
     match Watchdog::open(device) {
         Ok(watchdog) => {
             if let Err(err) = watchdog.set_timeout(crate::WATCHDOG_TIMEOUT_S) {
                 log::warn!("boot: the watchdog keeps its own time: {err}");
             }
-            watchdog.has_reset()
+            let has_reset = watchdog.has_reset();
+            let _ = WATCHDOG.set(watchdog);
+            has_reset
         }
         Err(err) => {
-            log::warn!("boot: cannot open {DEVICE}: {err}");
+            log::warn!("boot: cannot open {}: {err}", device.display());
             false
         }
     }

@@ -103,7 +103,11 @@ const INIT: &CStr = c"/usr/bin/orlop";
 /// Replaces this process by the root's init; returns only on failure.
 pub(crate) fn exec_init() -> SwitchError {
     let arguments = [c"/sbin/init"];
-    let environment = [c"HOME=/".to_owned(), c"TERM=linux".to_owned(), path()];
+    let mut environment = vec![c"HOME=/".to_owned(), c"TERM=linux".to_owned(), path()];
+    if let Some(number) = crate::slot::watchdog_descriptor() {
+        let variable = format!("{}={number}", crate::slot::WATCHDOG_VARIABLE);
+        environment.extend(CString::new(variable));
+    }
     match execve(INIT, &arguments, &environment) {
         Ok(never) => match never {},
         Err(source) => SwitchError::Start {

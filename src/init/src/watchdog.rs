@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use orlop_boot::WATCHDOG_TIMEOUT_S;
+use orlop_boot::slot::WATCHDOG_VARIABLE;
 use orlop_sys::kmsg::{self, Priority};
 use orlop_sys::watchdog::{DEVICE, Watchdog};
 
@@ -18,12 +19,19 @@ impl Feeder {
     /// Opens the watchdog, where the machine has one. It is fed four times in its own time.
     #[must_use]
     pub fn open(now_ns: u64) -> Option<Self> {
-        let path = Path::new(DEVICE);
-        if !path.exists() {
-            return None;
-        }
         let complain = |text: &str| kmsg::write(Priority::Warning, "orlop", text);
-        let watchdog = match Watchdog::open(path) {
+        // The boot stage's, which counts already.
+        let inherited = std::env::var(WATCHDOG_VARIABLE)
+            .ok()
+            .and_then(|number| number.parse().ok())
+            .and_then(|number| Watchdog::inherited(number).ok());
+        let path = Path::new(DEVICE);
+        let opened = match inherited {
+            Some(watchdog) => Ok(watchdog),
+            None if !path.exists() => return None,
+            None => Watchdog::open(path),
+        };
+        let watchdog = match opened {
             Ok(watchdog) => watchdog,
             Err(err) => {
                 complain(&format!("cannot open {DEVICE}: {err}"));

@@ -19,6 +19,16 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// As [`duplicate`], and `number` is closed: whatever else is started does not inherit it.
+///
+/// # Errors
+/// As for [`duplicate`]; `number` stays open then.
+pub fn take(number: RawFd) -> io::Result<OwnedFd> {
+    let fd = duplicate(number)?;
+    nix::unistd::close(number)?;
+    Ok(fd)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +47,19 @@ mod tests {
             .unwrap();
         assert_eq!(text, "x");
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_is_closed_under_its_old_number() {
+        use std::os::fd::IntoRawFd as _;
+        let (reader, mut writer) = io::pipe().unwrap();
+        let taken = take(reader.into_raw_fd()).unwrap();
+        // The only reading end: with a second one open the write would wait in the pipe.
+        drop(taken);
+        assert_eq!(
+            writer.write_all(b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 
     #[test]

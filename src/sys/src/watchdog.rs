@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::Path;
 
 /// `_IOR('W', 2, int)`, `_IOR('W', 5, int)`, `_IOWR('W', 6, int)`
@@ -33,6 +33,24 @@ impl Watchdog {
     pub fn open(device: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).open(device)?;
         Ok(Self { file })
+    }
+
+    /// The open watchdog that this process was started with, as descriptor `number`; see [`Watchdog::pass_on`].
+    ///
+    /// # Errors
+    /// `EBADF`: there is no such descriptor.
+    pub fn inherited(number: RawFd) -> io::Result<Self> {
+        let file = File::from(crate::inherited::take(number)?);
+        Ok(Self { file })
+    }
+
+    /// Lets the program that this process executes next have the watchdog, and gives the number of its descriptor.
+    ///
+    /// # Errors
+    /// What fcntl(2) gives.
+    pub fn pass_on(&self) -> io::Result<RawFd> {
+        rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty())?;
+        Ok(self.file.as_raw_fd())
     }
 
     /// Sets after how many seconds without food the machine is reset, and gives what the hardware made of it.

@@ -165,7 +165,7 @@ fn a_root_with_a_flipped_bit_is_not_entered() {
         // The superblock's own block: read before anything else.
         disk.flip("root-b", 1100)?;
         // The firmware mends the table from its backup.
-        disk.erase(512, 512)?;
+        disk.damage_table()?;
         // An image that was cut off is none.
         let cut = machine.directory.join("cut.efi");
         let slot = &disk.slots[1];
@@ -190,7 +190,7 @@ fn without_a_loader_the_boot_stage_chooses() {
         SystemDisk::cut_image(&disk.slots[1], &cut)?;
         disk.put(&cut, "EFI/Linux/orlop_0.3.0+3.efi")?;
         disk.lose(4)?;
-        disk.erase(512, 512)
+        disk.damage_table()
     });
     is_given_up(&mut hull, "0.2.0", "no partition of its root");
     is_given_up(&mut hull, "0.3.0", "is damaged");
