@@ -2,9 +2,12 @@
 
 # release is what is shipped; ci builds the same shape faster, without whole-program optimisation.
 PROFILE ?= release
+# virtual: guests, with Debian's small kernel. metal: servers, with its general one and their drivers.
+MACHINE ?= virtual
 CONFIG  ?= configs/demo.yaml
 CARGO   ?= cargo
 
+dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
@@ -14,13 +17,14 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
 	@echo "  PROFILE=$(PROFILE)  the cargo profile of the binary (release, ci)"
+	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
 
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
 
 image: deps ## build dist/: kernel, initramfs, root, slot, raw and qcow2 disk, sums, SBOM
-	@$(qemu) image --profile $(PROFILE)
+	@$(qemu) image --profile $(PROFILE) --machine $(MACHINE) --output $(dist)
 
 demo: deps ## boot a guest, fetch a page from its container, restart it, power it off
 	@$(qemu) demo --profile $(PROFILE)
