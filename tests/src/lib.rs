@@ -15,25 +15,39 @@ use orlop_qemu::process;
 /// It cannot be built.
 pub fn products() -> &'static Products {
     static PRODUCTS: OnceLock<Products> = OnceLock::new();
-    PRODUCTS.get_or_init(|| {
-        let project = Project::here();
-        let profile = std::env::var("ORLOP_PROFILE").unwrap_or_else(|_| "release".to_owned());
-        // The same place and the same options as `make image`, which has built it already when `make test` calls us.
-        let output = std::env::var_os("ORLOP_OUTPUT").map_or_else(|| "dist".into(), PathBuf::from);
-        let options = Options {
-            profile,
-            binary: None,
-            compression: Compression::Zstd,
-            carry_root: true,
-            machine: MachineKind::Virtual,
-            rescue: false,
-            output: project.root.join(output),
-        };
-        match image::image(&project, &options) {
-            Ok(products) => products,
-            Err(error) => panic!("the image cannot be built: {error:#}"),
-        }
-    })
+    PRODUCTS.get_or_init(|| build(MachineKind::Virtual))
+}
+
+/// The image for real machines, which has drivers that the other lacks.
+///
+/// # Panics
+/// It cannot be built.
+pub fn metal_products() -> &'static Products {
+    static PRODUCTS: OnceLock<Products> = OnceLock::new();
+    PRODUCTS.get_or_init(|| build(MachineKind::Metal))
+}
+
+fn build(machine: MachineKind) -> Products {
+    let project = Project::here();
+    let profile = std::env::var("ORLOP_PROFILE").unwrap_or_else(|_| "release".to_owned());
+    // The same place and the same options as `make image`, which has built it already when `make test` calls us.
+    let mut output = std::env::var_os("ORLOP_OUTPUT").map_or_else(|| "dist".into(), PathBuf::from);
+    if machine == MachineKind::Metal {
+        output.push(machine.name());
+    }
+    let options = Options {
+        profile,
+        binary: None,
+        compression: Compression::Zstd,
+        carry_root: true,
+        machine,
+        rescue: false,
+        output: project.root.join(output),
+    };
+    match image::image(&project, &options) {
+        Ok(products) => products,
+        Err(error) => panic!("the image cannot be built: {error:#}"),
+    }
 }
 
 /// The text of a file of the project.
@@ -68,8 +82,20 @@ impl Scenario {
         user_data: &str,
         change: impl FnOnce(&mut Machine) -> Result<()>,
     ) -> Self {
+        Self::start_on(products(), name, user_data, change)
+    }
+
+    /// As [`Scenario::start`], with products of one's choice.
+    ///
+    /// # Panics
+    /// QEMU does not start.
+    pub fn start_on(
+        products: &Products,
+        name: &'static str,
+        user_data: &str,
+        change: impl FnOnce(&mut Machine) -> Result<()>,
+    ) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
-        let products = products();
         // A test that failed leaves nothing behind that the next one would mind.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let prepared = (|| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use orlop_qemu::guest::{BOOT_PATIENCE, Guest, Machine, Start};
-use orlop_qemu::image::Project;
+use orlop_qemu::image::{Products, Project};
 use orlop_qemu::system::{SystemDisk, Version};
 use orlop_tests::Scenario;
 
@@ -74,7 +74,18 @@ fn machine(
     versions: &[Version<'_>],
     befall: impl FnOnce(&mut Machine, &SystemDisk) -> Result<()>,
 ) -> Scenario {
-    Scenario::start(name, CONFIGURATION, |machine| {
+    machine_of(orlop_tests::products(), name, by_firmware, versions, befall)
+}
+
+/// As [`machine`], with products of one's choice.
+fn machine_of(
+    products: &Products,
+    name: &'static str,
+    by_firmware: bool,
+    versions: &[Version<'_>],
+    befall: impl FnOnce(&mut Machine, &SystemDisk) -> Result<()>,
+) -> Scenario {
+    Scenario::start_on(products, name, CONFIGURATION, |machine| {
         machine.data_bytes = None;
         machine.memory_mib = 768;
         machine.may_panic = true;
@@ -249,6 +260,27 @@ fn torture_a_machine_that_hangs() {
     let versions = [good("0.1.0"), last_try("0.2.0", "fault=hang")];
     let hull = machine("test-hang", true, &versions, |_, _| Ok(()));
     falls_back(hull, "Watchdog");
+}
+
+#[test]
+#[ignore = "torture"]
+fn torture_a_server_that_hangs_is_reset_by_its_watchdog() {
+    let versions = [good("0.1.0"), last_try("0.2.0", "fault=hang")];
+    let products = orlop_tests::metal_products();
+    let hull = machine_of(
+        products,
+        "test-hardware-watchdog",
+        true,
+        &versions,
+        |machine, _| {
+            machine.has_watchdog = true;
+            Ok(())
+        },
+    );
+    falls_back(
+        hull,
+        "the watchdog reset the machine, which hung, while its units ran",
+    );
 }
 
 #[test]
