@@ -183,11 +183,16 @@ impl Pid1 {
         let own = self.ending.map(|(_, _, deadline_ns)| deadline_ns);
         let watchdog = self.watchdog.as_ref().map(Feeder::due_ns);
         let trial = self.trial.as_ref().and_then(Trial::deadline_ns);
-        let Some(deadline_ns) = [self.manager.deadline_ns(), own, self.quiet_at_ns, watchdog, trial]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let Some(deadline_ns) = [
+            self.manager.deadline_ns(),
+            own,
+            self.quiet_at_ns,
+            watchdog,
+            trial,
+        ]
+        .into_iter()
+        .flatten()
+        .min() else {
             return EpollTimeout::NONE;
         };
         let left_ms = deadline_ns
