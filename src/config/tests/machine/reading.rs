@@ -314,3 +314,21 @@ fn every_key_has_its_meaning_written_down() {
         );
     }
 }
+
+#[test]
+fn what_makes_a_version_good_is_read_from_each_form() {
+    let (machine, problems) = load(vec![
+        user_data("update:\n  healthy: [network-online.target, web.service]\n  healthy_for: 10\n"),
+        input(
+            Kind::KernelCommandLine,
+            "kernel command line",
+            "orlop.update.boot_deadline=120",
+        ),
+    ]);
+    assert_eq!(lines(&problems), [""; 0]);
+    let update = &machine.update;
+    let healthy: Vec<&str> = update.healthy.iter().map(|u| u.value.as_str()).collect();
+    assert_eq!(healthy, ["network-online.target", "web.service"]);
+    assert_eq!(update.healthy_for.as_ref().map(|s| s.value), Some(10));
+    assert_eq!(update.boot_deadline.as_ref().map(|s| s.value), Some(120));
+}
