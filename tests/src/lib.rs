@@ -28,15 +28,22 @@ pub fn metal_products() -> &'static Products {
 }
 
 fn build(machine: MachineKind) -> Products {
-    let project = Project::here();
-    let profile = std::env::var("ORLOP_PROFILE").unwrap_or_else(|_| "release".to_owned());
     // The same place and the same options as `make image`, which has built it already when `make test` calls us.
     let mut output = std::env::var_os("ORLOP_OUTPUT").map_or_else(|| "dist".into(), PathBuf::from);
     if machine == MachineKind::Metal {
         output.push(machine.name());
     }
+    build_to(&output, machine)
+}
+
+/// Builds the image, or finds it up to date, in a directory of the project.
+///
+/// # Panics
+/// It cannot be built.
+pub fn build_to(output: &std::path::Path, machine: MachineKind) -> Products {
+    let project = Project::here();
     let options = Options {
-        profile,
+        profile: std::env::var("ORLOP_PROFILE").unwrap_or_else(|_| "release".to_owned()),
         binary: None,
         compression: Compression::Zstd,
         carry_root: true,

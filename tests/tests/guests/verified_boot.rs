@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use orlop_qemu::guest::{BOOT_PATIENCE, Guest, Machine, Start};
-use orlop_qemu::image::{Products, Project};
+use orlop_qemu::image::{MachineKind, Products, Project};
 use orlop_qemu::system::{SystemDisk, Version};
 use orlop_tests::Scenario;
 
@@ -217,6 +217,19 @@ fn without_a_loader_the_boot_stage_chooses() {
     );
     hull.power_off();
     hull.finish();
+}
+
+#[test]
+#[ignore = "torture"]
+fn torture_the_same_input_gives_the_same_bytes_twice() {
+    let sums = |products: &Products| {
+        let path = products.disk.with_file_name("SHA256SUMS");
+        std::fs::read_to_string(path).expect("sums")
+    };
+    let again = std::path::Path::new("build/again");
+    let _ = std::fs::remove_dir_all(Project::here().path("build/again"));
+    let second = orlop_tests::build_to(again, MachineKind::Virtual);
+    assert_eq!(sums(orlop_tests::products()), sums(&second));
 }
 
 /// Ends a scenario in which 0.2.0 fails and 0.1.0 runs.
