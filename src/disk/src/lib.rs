@@ -13,8 +13,8 @@ mod inspect;
 mod layout;
 mod plan;
 mod signature;
-mod table;
 mod system;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -24,5 +24,5 @@ pub use find::{FindError, is_disk_name, resolve};
 pub use inspect::{Found, InspectError, Partition, State, inspect};
 pub use layout::{LABEL, VAR_TYPE};
 pub use plan::{Plan, Refusal, Request, Step, plan};
-pub use table::{PartitionTable, TableEntry, TableWrite, claim, unclaim};
 pub use system::ensure_system_volume;
+pub use table::{PartitionTable, TableEntry, TableWrite, claim, unclaim};

@@ -5,8 +5,8 @@ use std::io;
 use gptman::{GPT, GPTPartitionEntry};
 use uuid::Uuid;
 
-use crate::gpt::{self, Copy, Table};
 use crate::layout::{self, Patch, Size};
+use orlop_boot::gpt::{self, Copy, Table};
 
 /// One partition's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
