@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use orlop_qemu::guest::{BOOT_PATIENCE, Machine};
+use orlop_qemu::guest::{BOOT_PATIENCE, Machine, Start};
 use orlop_qemu::image::Archive;
 use orlop_tests::Scenario;
 
@@ -62,6 +62,6 @@ fn spoil_root(machine: &mut Machine) -> Result<()> {
     initrd.extend(more.finish());
     let path = machine.directory.join("initrd");
     std::fs::write(&path, initrd).context("write the initramfs")?;
-    machine.products.initrd = path;
+    machine.start = Start::Initramfs(path);
     Ok(())
 }
