@@ -118,11 +118,26 @@ fn router(shared: Arc<Shared>, may_write: bool) -> Router {
         .nest("/fleet/v1", api())
         .nest("/v1-alpha", api())
         .route("/metrics", get(metrics))
+        .route("/readyz", get(readyz))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "that cannot be done here")
         })
         .with_state(face)
+}
+
+/// Whether this machine is one of the cluster now: it follows the store, which holds its lease.
+async fn readyz(State(face): State<Face>) -> Response {
+    let state = face.shared.state();
+    let reason = if !state.synced {
+        "the store does not answer"
+    } else if state.lease.is_none() {
+        "the machine is not registered"
+    } else {
+        return answer(&json!({ "ready": true }));
+    };
+    let body = json!({ "ready": false, "reason": reason });
+    (StatusCode::SERVICE_UNAVAILABLE, answer(&body)).into_response()
 }
 
 /// An error as fleet's clients expect it.

@@ -1,7 +1,7 @@
 //! `fleetctl`: fleet's commands, columns and flags; it waits for what really comes of a command, and says why.
 
 mod flags;
-mod http;
+pub(crate) mod http;
 mod list;
 mod outcome;
 mod remote;

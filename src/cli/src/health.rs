@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use orlop_boot::entries::{Entry, Standing};
 use orlop_boot::gate::{Decision, Gate};
 use orlop_boot::slot::{self, Booted};
@@ -16,6 +16,8 @@ use orlop_init::client::Client;
 use orlop_init::trial::DECIDING;
 use serde_json::{Value, json};
 
+use crate::fleetctl::http::{Endpoint, Http};
+
 /// The compiled configuration.
 const MACHINE: &str = "/run/orlop/machine.json";
 
@@ -23,7 +25,17 @@ const MACHINE: &str = "/run/orlop/machine.json";
 const HEALTHY: &str = "/run/orlop/healthy";
 
 /// What has to be active where the configuration names nothing.
-const WANTED: [&str; 1] = ["network-online.target"];
+const NETWORK: &str = "network-online.target";
+
+/// Roles that must have their place in the cluster, where they were started and the configuration names nothing: the unit, where it
+/// is asked, and what is asked.
+const ROLES: [(&str, &str, &str); 2] = [
+    ("orlop-store.service", "http://127.0.0.1:2379", "/health"),
+    ("orlop-agent.service", "unix:///run/fleet.sock", "/readyz"),
+];
+
+/// How long a role may take to answer.
+const ROLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The unit that runs this: it is no condition of its own.
 const OWN_UNIT: &str = "orlop-bless.service";
@@ -76,10 +88,7 @@ fn watch() -> Result<()> {
         let given = value.as_ref().map(|v| Duration::from_secs(v.value.into()));
         given.unwrap_or(default)
     };
-    let mut wanted: Vec<String> = update.healthy.iter().map(|u| u.value.clone()).collect();
-    if wanted.is_empty() {
-        wanted = WANTED.map(str::to_owned).to_vec();
-    }
+    let named: Vec<String> = update.healthy.iter().map(|u| u.value.clone()).collect();
     let deadline = seconds(&update.boot_deadline, DEADLINE);
     let hold = seconds(&update.healthy_for, HOLD);
     let mut gate = Gate::new(hold, deadline);
@@ -91,7 +100,7 @@ fn watch() -> Result<()> {
     println!("{} is on trial", booted.version);
     let mut last = String::new();
     loop {
-        let seen = units().map_or_else(|err| Err(format!("{err:#}")), |u| judge(&u, &wanted));
+        let seen = units().map_or_else(|err| Err(format!("{err:#}")), |u| judge(&u, &named));
         let words = seen.clone().err().unwrap_or_default();
         if words != last && !words.is_empty() {
             println!("not yet: {words}");
@@ -128,23 +137,41 @@ fn units() -> Result<Vec<Value>> {
     Ok(units.cloned().unwrap_or_default())
 }
 
-/// Whether all that is wanted is active and nothing has failed; else what is against it.
-fn judge(units: &[Value], wanted: &[String]) -> Result<(), String> {
-    let text = |unit: &Value, key: &str| {
-        let text = unit.get(key).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
+/// Whether all is well: nothing has failed, and what is `named` is active; where nothing is, the network, and the cluster's roles
+/// that run here. Else what is against it.
+fn judge(units: &[Value], named: &[String]) -> Result<(), String> {
     let mut against: Vec<String> = units
         .iter()
         .filter(|unit| text(unit, "active") == "failed" && text(unit, "name") != OWN_UNIT)
         .map(|unit| format!("{} failed", text(unit, "name")))
         .collect();
-    for name in wanted {
-        match units.iter().find(|unit| text(unit, "name") == *name) {
-            Some(unit) if text(unit, "active") == "active" => {}
-            Some(unit) if text(unit, "active") == "failed" => {}
-            Some(unit) => against.push(format!("{name} is {}", text(unit, "active"))),
-            None => against.push(format!("there is no {name}")),
+    let find = |name: &str| units.iter().find(|unit| text(unit, "name") == name);
+    let mut want = |name: &str| match find(name).map(|unit| text(unit, "active")) {
+        Some("active") => true,
+        // It is among the failed.
+        Some("failed") => false,
+        Some(state) => {
+            against.push(format!("{name} is {state}"));
+            false
+        }
+        None => {
+            against.push(format!("there is no {name}"));
+            false
+        }
+    };
+    for name in named {
+        want(name);
+    }
+    if named.is_empty() {
+        want(NETWORK);
+        let is_started =
+            |name: &str| find(name).is_some_and(|unit| text(unit, "active") != "inactive");
+        let roles = ROLES.iter().filter(|(name, ..)| is_started(name));
+        let running: Vec<_> = roles.filter(|(name, ..)| want(name)).collect();
+        for (name, endpoint, path) in running {
+            if let Err(err) = ask(endpoint, path) {
+                against.push(format!("{name}: {err:#}"));
+            }
         }
     }
     if against.is_empty() {
@@ -152,6 +179,26 @@ fn judge(units: &[Value], wanted: &[String]) -> Result<(), String> {
     } else {
         Err(against.join(", "))
     }
+}
+
+fn text<'a>(unit: &'a Value, key: &str) -> &'a str {
+    unit.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Asks a role whether it is a part of the cluster now.
+fn ask(endpoint: &str, path: &str) -> Result<()> {
+    let http = Http {
+        endpoint: Endpoint::parse(endpoint)?,
+        timeout: ROLE_TIMEOUT,
+    };
+    let answer = http.request("GET", path, None)?;
+    let reason = answer.body.get("reason").and_then(Value::as_str);
+    ensure!(
+        answer.status == 200,
+        "{}",
+        reason.unwrap_or("it is not in sync with its cluster")
+    );
+    Ok(())
 }
 
 fn bless(booted: &Booted) -> Result<()> {
@@ -223,5 +270,22 @@ mod tests {
             judge(&[unit("a.service", "active")], &["a.service".to_owned()]),
             Ok(())
         );
+    }
+
+    #[test]
+    fn roles_count_where_they_were_started_and_nothing_is_named() {
+        let units = |store: &str| {
+            [
+                unit("network-online.target", "active"),
+                unit("orlop-store.service", store),
+            ]
+        };
+        assert_eq!(judge(&units("inactive"), &[]), Ok(()));
+        assert_eq!(
+            judge(&units("activating"), &[]).unwrap_err(),
+            "orlop-store.service is activating"
+        );
+        let named = ["network-online.target".to_owned()];
+        assert_eq!(judge(&units("activating"), &named), Ok(()));
     }
 }

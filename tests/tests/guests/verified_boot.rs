@@ -29,9 +29,10 @@ write_files:
   - path: /run/probe
     permissions: '0755'
     content: |
-      freeze=/sys/fs/cgroup/frozen
+      freeze=/sys/fs/cgroup/frozen store=/sys/fs/cgroup/system.slice/orlop-store.service
       case \" $(cat /proc/cmdline) \" in
       *' fault=unit '*) exit 1 ;;
+      *' fault=store '*) until [ -s $store/cgroup.procs ]; do sleep 1; done; echo 1 > $store/cgroup.freeze ;;
       *' fault=panic '*) echo c > /proc/sysrq-trigger ;;
       *' fault=hang '*) mkdir $freeze && echo 1 > $freeze/cgroup.procs && echo 1 > $freeze/cgroup.freeze ;;
       esac
@@ -85,7 +86,14 @@ fn machine_of(
     versions: &[Version<'_>],
     befall: impl FnOnce(&mut Machine, &SystemDisk) -> Result<()>,
 ) -> Scenario {
-    Scenario::start_on(products, name, CONFIGURATION, |machine| {
+    let has_roles = versions.iter().any(|v| v.words.contains("fault=store"));
+    let configuration = if has_roles {
+        // What is wanted where nothing is named.
+        CONFIGURATION.replace("  healthy: [network-online.target, probe.service]\n", "")
+    } else {
+        CONFIGURATION.to_owned()
+    };
+    Scenario::start_on(products, name, &configuration, |machine| {
         machine.data_bytes = None;
         machine.memory_mib = 768;
         machine.may_panic = true;
@@ -294,6 +302,14 @@ fn torture_a_server_that_hangs_is_reset_by_its_watchdog() {
         hull,
         "the watchdog reset the machine, which hung, while its units ran",
     );
+}
+
+#[test]
+#[ignore = "torture"]
+fn torture_a_store_that_does_not_answer() {
+    let versions = [good("0.1.0"), last_try("0.2.0", "fault=store")];
+    let hull = machine("test-silent-store", true, &versions, |_, _| Ok(()));
+    falls_back(hull, "orlop-store.service");
 }
 
 #[test]

@@ -14,7 +14,7 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// Where the API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(crate) enum Endpoint {
     /// A socket in the file system.
     Unix(String),
     /// HOST:PORT, where HOST is an address.
@@ -29,21 +29,21 @@ pub(super) enum Endpoint {
 
 /// A client of the API.
 #[derive(Clone, Debug)]
-pub(super) struct Http {
-    pub(super) endpoint: Endpoint,
-    pub(super) timeout: Duration,
+pub(crate) struct Http {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) timeout: Duration,
 }
 
 /// An answer: its status and its body, null when there is none.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
 }
 
 impl Endpoint {
     /// Reads `unix:///PATH` or `http://ADDRESS:PORT`.
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         if let Some(path) = text.strip_prefix("unix://") {
             return Ok(Self::Unix(path.to_owned()));
         }
@@ -132,7 +132,7 @@ impl Http {
     }
 
     /// Makes a request.
-    pub(super) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         let mut stream = self.connect()?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut request = format!(
