@@ -196,6 +196,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The entry of a version that was never started.
+    #[must_use]
+    pub fn new(version: Version) -> Self {
+        let counter = Counter {
+            left: TRIES,
+            done: 0,
+        };
+        Self {
+            version,
+            counter: Some(counter),
+        }
+    }
+
     /// Reads a file name; `None` when it is no entry of ours. Upper and lower case of the suffix are the same, as on the file
     /// system that the name is from.
     #[must_use]

@@ -3,7 +3,7 @@
 //! Renames are all that happens to entries, so that a full partition hinders nothing.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +17,9 @@ use crate::verity::RootHash;
 
 /// Where Unified Kernel Images lie (Boot Loader Specification, "Type #2").
 pub const ENTRIES: &str = "EFI/Linux";
+
+/// What an update writes last of an image.
+const SECTOR_BYTES: usize = 512;
 
 /// Why something was not done with the partition.
 #[derive(Debug, Error)]
@@ -101,7 +104,8 @@ impl Esp {
         self.target.join(relative)
     }
 
-    /// The entries of ours, sorted by name; a partition without the directory has none.
+    /// The entries of ours, sorted by name; a partition without the directory has none. Left out are those of which an
+    /// update wrote only a part: they are nothing to be tried, and nothing to be given up.
     ///
     /// # Errors
     /// The directory can not be read.
@@ -116,7 +120,20 @@ impl Esp {
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         names.sort();
-        Ok(names.iter().filter_map(|name| Entry::parse(name)).collect())
+        let entries = names.iter().filter_map(|name| Entry::parse(name));
+        Ok(entries.filter(|entry| !self.is_unfinished(entry)).collect())
+    }
+
+    /// Whether an entry's image is one that an update began and did not finish: `docs/update-payload.md` has its first sector
+    /// written last. No loader takes it for an image either.
+    fn is_unfinished(&self, entry: &Entry) -> bool {
+        let mut sector = [0; SECTOR_BYTES];
+        File::open(self.path(ENTRIES).join(entry.file_name()))
+            .and_then(|file| {
+                let length = file.metadata()?.len().min(SECTOR_BYTES as u64);
+                file.take(length).read(&mut sector)
+            })
+            .is_ok_and(|_| sector == [0; SECTOR_BYTES])
     }
 
     /// Gives an entry another counter.
@@ -176,5 +193,30 @@ impl Drop for Esp {
             let _ = umount2(&self.target, MntFlags::MNT_DETACH);
         }
         let _ = fs::remove_dir(&self.target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_its_first_sector_is_no_entry() {
+        let directory = tempfile::tempdir().unwrap();
+        let esp = Esp::of_directory(directory.path());
+        fs::create_dir_all(esp.path(ENTRIES)).unwrap();
+        let entry = Entry::new("1".parse().unwrap());
+        let mut image = pe::sample("roothash=", 2048);
+        let whole = image.clone();
+        image[..512].fill(0);
+        for (bytes, is_unfinished) in [
+            (&whole[..], false),
+            (&whole[..700], false),
+            (&image[..], true),
+            (&[], true),
+        ] {
+            fs::write(esp.path(ENTRIES).join(entry.file_name()), bytes).unwrap();
+            assert_eq!(esp.entries().unwrap().is_empty(), is_unfinished);
+        }
     }
 }

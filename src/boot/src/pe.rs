@@ -73,6 +73,29 @@ pub fn text(read: &dyn Fn(u64, usize) -> Option<Vec<u8>>, name: &str) -> Option<
     String::from_utf8(bytes).ok()
 }
 
+/// The least of an image that has a command line, padded to `length` bytes: for tests of what handles images.
+#[doc(hidden)]
+#[must_use]
+pub fn sample(command_line: &str, length: usize) -> Vec<u8> {
+    let mut image = vec![0; length.max(1024 + command_line.len())];
+    let mut put = |at: usize, bytes: &[u8]| {
+        for (to, from) in image.iter_mut().skip(at).zip(bytes) {
+            *to = *from;
+        }
+    };
+    put(0, b"MZ");
+    put(0x3c, &64_u32.to_le_bytes());
+    put(64, b"PE\0\0");
+    put(64 + 6, &1_u16.to_le_bytes());
+    put(64 + 24, b".cmdline");
+    let size = u32::try_from(command_line.len()).unwrap_or_default();
+    put(64 + 24 + 8, &size.to_le_bytes());
+    put(64 + 24 + 16, &size.to_le_bytes());
+    put(64 + 24 + 20, &1024_u32.to_le_bytes());
+    put(1024, command_line.as_bytes());
+    image
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

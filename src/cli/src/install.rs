@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use orlop_boot::esp::{ENTRIES, Esp};
+use orlop_boot::trials::{self, Trials};
 use orlop_sys::blkdev;
 use orlop_update::apply::read_table;
-use orlop_update::entry::DIRECTORY;
 use orlop_update::install::{Permission, Target, install, look, permit};
 use orlop_update::local::{self, Sources};
 use orlop_update::payload::Payload;
 use orlop_update::slots::Slot;
-use orlop_update::storage::{DeviceDisk, Disk as _, read_files};
-use orlop_update::system::{self, EspMount, KEYS, Lock, RECORD, Record};
+use orlop_update::storage::{DeviceDisk, Disk as _, MountedEsp, read_files};
+use orlop_update::system::{self, KEYS, Lock, RECORD, Record};
 
 use crate::progress::Meter;
 use crate::{stderr, systemctl, update};
@@ -139,7 +140,7 @@ fn by_hand(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         payload,
         system::architecture(),
         &mut disk,
-        &[],
+        &[(trials::PATH.to_owned(), Trials::default().encode())],
         &mut |progress| meter.show(progress),
     )?;
     // The kernel may take its time to see them; nothing here needs them.
@@ -186,8 +187,10 @@ fn running(record: &Record) -> anyhow::Result<Payload<Box<dyn Read>>> {
         .into_iter()
         .find(|slot| slot.holds(&record.root_hash));
     let slot = slot.context("neither slot holds what runs")?;
-    let esp = EspMount::new(&record.esp)?;
-    let files = read_files(&esp.entries()?).context("cannot read the boot entries")?;
+    let esp = Esp::mount(&record.esp)?;
+    let files = MountedEsp::open(&esp.path(""))
+        .and_then(|entries| read_files(&entries))
+        .context("cannot read the boot entries")?;
     let image = files
         .into_iter()
         .find(|file| file.root_hash == Some(record.root_hash));
@@ -197,7 +200,7 @@ fn running(record: &Record) -> anyhow::Result<Payload<Box<dyn Read>>> {
         version: record.version.clone(),
         architecture: system::architecture().to_owned(),
         root_hash: record.root_hash,
-        uki: esp.path(&format!("{DIRECTORY}/{}", image.name)),
+        uki: esp.path(&format!("{ENTRIES}/{}", image.name)),
         root: (record.disk.clone(), slot.root.start_bytes),
         verity: (record.disk.clone(), slot.verity.start_bytes),
         loader: esp.path("EFI/BOOT/BOOTX64.EFI"),

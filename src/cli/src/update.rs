@@ -9,20 +9,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use orlop_boot::entries::Version;
+use orlop_boot::esp::{ENTRIES, Esp};
 use orlop_config::Machine;
-use orlop_update::apply::{ApplyError, apply, check, read_table};
+use orlop_update::apply::{ApplyError, apply, check};
 use orlop_update::channel;
-use orlop_update::entry::EntryName;
 use orlop_update::fetch::{Download, Patience};
-use orlop_update::hex::Hash;
 use orlop_update::pack::{Compressor, Contents, add_signature, manifest_text, pack};
 use orlop_update::payload::Payload;
 use orlop_update::signature::{Keyring, SecretKey, read_bounded};
-use orlop_update::slots::{Options, Refusal, Slot};
-use orlop_update::storage::{DeviceDisk, read_files};
-use orlop_update::system::{self, EspMount, KEYS, Lock, RECORD, Record};
+use orlop_update::slots::{Options, Refusal};
+use orlop_update::storage::{DeviceDisk, MountedEsp};
+use orlop_update::system::{self, KEYS, Lock, RECORD, Record};
 use orlop_update::url::Url;
-use orlop_update::version::Version;
 
 use crate::progress::{Meter, mib};
 use crate::{stderr, systemctl};
@@ -44,8 +43,6 @@ enum Word {
     Apply(Apply),
     /// Say whether the channel has a newer version; ends with 0 when it does and with 1 when not.
     Check(Where),
-    /// Say what runs and what is in the other slot.
-    Status(Place),
     /// Verify a payload without installing it, and say what it brings.
     Verify(Verify),
     /// Make a payload.
@@ -180,7 +177,6 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let done = match arguments.word {
         Word::Apply(arguments) => apply_payload(&arguments),
         Word::Check(arguments) => check_channel(&arguments),
-        Word::Status(place) => status(&place),
         Word::Verify(arguments) => verify(&arguments),
         Word::Pack(arguments) => pack_payload(arguments),
         Word::Keygen { name } => keygen(&name),
@@ -282,7 +278,9 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
             payload.to_string()
         }
     };
-    let esp = EspMount::new(&record.esp)?;
+    let esp = Esp::mount(&record.esp)?;
+    let mut entries = MountedEsp::open(&esp.path(""))
+        .with_context(|| format!("cannot make {ENTRIES} on {}", record.esp.display()))?;
     let mut disk = DeviceDisk::open(&record.disk, true)
         .with_context(|| format!("cannot open {}", record.disk.display()))?;
     let mut meter = Meter::new();
@@ -299,7 +297,7 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
     let applied = apply(
         payload,
         &mut disk,
-        &mut esp.entries()?,
+        &mut entries,
         &record.running(),
         options,
         &mut |progress| meter.show(progress),
@@ -346,48 +344,6 @@ fn check_channel(arguments: &Where) -> anyhow::Result<ExitCode> {
         offer.version,
         mib(offer.bytes)
     );
-    Ok(ExitCode::SUCCESS)
-}
-
-fn status(place: &Place) -> anyhow::Result<ExitCode> {
-    let Some(record) = Record::read(&place.record)? else {
-        println!("running  {}  from memory", system::version()?);
-        return Ok(ExitCode::SUCCESS);
-    };
-    let esp = EspMount::new(&record.esp)?;
-    let files = read_files(&esp.entries()?).context("cannot read the boot entries")?;
-    let disk = DeviceDisk::open(&record.disk, false)
-        .with_context(|| format!("cannot open {}", record.disk.display()))?;
-    let table = read_table(&disk)
-        .with_context(|| format!("{} has no partition table", record.disk.display()))?;
-    let mut entries: Vec<(EntryName, Hash)> = files
-        .iter()
-        .filter_map(|file| Some((file.name.parse().ok()?, file.root_hash?)))
-        .collect();
-    entries.sort_by(|(a, _), (b, _)| a.boot_order(b));
-    let next = entries.first().map(|(_, hash)| *hash);
-    for slot in Slot::both(&table)? {
-        let is_running = slot.holds(&record.root_hash);
-        let word = if is_running { "running" } else { "other" };
-        let Some((entry, hash)) = entries.iter().find(|(_, hash)| slot.holds(hash)) else {
-            println!("{word:<8} slot {}  empty", slot.name);
-            continue;
-        };
-        let state = match entry.tries {
-            None => "good".to_owned(),
-            Some(tries) if tries.left == 0 => format!("failed after {} tries", tries.done),
-            Some(tries) => format!("on trial, {} tries left", tries.left),
-        };
-        let starts = if Some(*hash) == next {
-            ", starts next"
-        } else {
-            ""
-        };
-        println!(
-            "{word:<8} slot {}  {}  {state}{starts}",
-            slot.name, entry.version
-        );
-    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -545,7 +501,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let hash = "5a".repeat(32);
-        let image = orlop_update::uki::sample(&format!("roothash={hash}"), 5000);
+        let image = orlop_boot::pe::sample(&format!("roothash={hash}"), 5000);
         for (name, bytes) in [
             ("uki", image.as_slice()),
             ("root", &[7; 8192]),

@@ -14,11 +14,11 @@
 
 use std::io::{self, Read};
 
+use orlop_boot::entries::Entry;
 use orlop_disk::PartitionTable;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use crate::entry::EntryName;
 use crate::hex::Hash;
 use crate::manifest::{Manifest, Which};
 use crate::payload::{Payload, PayloadError};
@@ -94,7 +94,7 @@ pub struct Applied {
     /// The slot, `a` or `b`.
     pub slot: &'static str,
     /// The new entry.
-    pub entry: EntryName,
+    pub entry: Entry,
 }
 
 /// Reads a whole payload and verifies it, so that a damaged file changes nothing.
@@ -159,7 +159,7 @@ pub fn apply<R: Read>(
 ) -> Result<Applied, ApplyError> {
     let manifest = payload.manifest().clone();
     let (plan, mut table) = prepare(&manifest, disk, esp, running, options)?;
-    let name = plan.entry.to_string();
+    let name = plan.entry.file_name();
     for stale in &plan.stale {
         esp.remove(stale)
             .and_then(|()| esp.sync())

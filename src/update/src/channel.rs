@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use orlop_boot::entries::Version;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -12,7 +13,6 @@ use crate::fetch::{self, FetchError, Patience};
 use crate::manifest::Manifest;
 use crate::payload::{PayloadError, read_head};
 use crate::url::Url;
-use crate::version::Version;
 
 /// The file's name.
 pub const FILE: &str = "latest.json";

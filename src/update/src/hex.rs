@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use orlop_boot::verity::RootHash;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -22,21 +23,13 @@ impl Hash {
     /// hash").
     #[must_use]
     pub fn root_uuid(&self) -> Uuid {
-        self.half(0)
+        RootHash(self.0).data_uuid()
     }
 
     /// The UUID of the partition with the hash tree: the second half.
     #[must_use]
     pub fn verity_uuid(&self) -> Uuid {
-        self.half(16)
-    }
-
-    fn half(&self, at: usize) -> Uuid {
-        let mut bytes = [0; 16];
-        for (to, from) in bytes.iter_mut().zip(self.0.iter().skip(at)) {
-            *to = *from;
-        }
-        Uuid::from_bytes(bytes)
+        RootHash(self.0).tree_uuid()
     }
 }
 
@@ -44,19 +37,8 @@ impl FromStr for Hash {
     type Err = HashError;
 
     fn from_str(text: &str) -> Result<Self, HashError> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return Err(HashError);
-        }
-        let mut hash = [0; 32];
-        for (to, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |at: usize| pair.get(at).and_then(|d| char::from(*d).to_digit(16));
-            let (Some(high), Some(low)) = (digit(0), digit(1)) else {
-                return Err(HashError);
-            };
-            *to = (high << 4 | low) as u8;
-        }
-        Ok(Self(hash))
+        let hash: RootHash = text.parse().map_err(|_| HashError)?;
+        Ok(Self(hash.0))
     }
 }
 

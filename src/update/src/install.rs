@@ -3,22 +3,21 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use orlop_boot::entries::Entry;
+use orlop_boot::esp::ENTRIES;
+pub use orlop_boot::gpt::ESP_TYPE;
 use orlop_disk::{Found, PartitionTable, State, TableEntry, TableWrite, claim, unclaim};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::apply::{Phase, Progress, read_table, write_table};
-use crate::entry::{DIRECTORY, EntryName};
 use crate::fat::{self, FatError, Formatted, Volume};
 use crate::hex::Hash;
 use crate::manifest::{Manifest, Which};
 use crate::payload::{Payload, PayloadError};
 use crate::slots::{NAMES, ROOT_TYPE, Slot, VERITY_TYPE};
 use crate::storage::Disk;
-
-/// The type of an EFI system partition (UEFI 2.10 §5.3.3).
-pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b);
 
 /// The name of the EFI system partition, and its name until the installation is done.
 pub const ESP_NAME: &str = "esp";
@@ -247,13 +246,13 @@ pub fn install<R: Read>(
     disk: &mut dyn Disk,
     files: &[(String, Vec<u8>)],
     progress: &mut dyn FnMut(Progress),
-) -> Result<EntryName, InstallError> {
+) -> Result<Entry, InstallError> {
     let manifest = payload.manifest().clone();
     if manifest.architecture != architecture {
         let (payload, machine) = (manifest.architecture, architecture.to_owned());
         return Err(InstallError::Architecture { payload, machine });
     }
-    let entry = EntryName::new(manifest.version.clone());
+    let entry = Entry::new(manifest.version.clone());
     let mut plan = plan(&manifest, &entry, disk, files)?;
 
     let table_error = |e| InstallError::Write("the partition table", e);
@@ -312,7 +311,7 @@ pub fn install<R: Read>(
 
 fn plan(
     manifest: &Manifest,
-    entry: &EntryName,
+    entry: &Entry,
     disk: &dyn Disk,
     files: &[(String, Vec<u8>)],
 ) -> Result<Plan, InstallError> {
@@ -341,8 +340,10 @@ fn plan(
         }
     }
     let table = new_table(&layout, manifest, disk);
-    let mut names: Vec<(String, u64)> =
-        vec![(format!("{DIRECTORY}/{entry}"), manifest.parts.uki.bytes)];
+    let mut names: Vec<(String, u64)> = vec![(
+        format!("{ENTRIES}/{}", entry.file_name()),
+        manifest.parts.uki.bytes,
+    )];
     names.extend(LOADER_PATHS.map(|path| (path.to_owned(), loader.bytes)));
     let (path, bytes) = LOADER_CONFIGURATION;
     let contents: Vec<(String, Vec<u8>)> = [(path.to_owned(), bytes.to_vec())]

@@ -9,7 +9,6 @@
 pub mod apply;
 pub mod channel;
 pub mod dns;
-pub mod entry;
 pub mod fat;
 pub mod fetch;
 pub mod hex;
@@ -23,6 +22,4 @@ pub mod signature;
 pub mod slots;
 pub mod storage;
 pub mod system;
-pub mod uki;
 pub mod url;
-pub mod version;

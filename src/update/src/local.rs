@@ -5,13 +5,13 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
+use orlop_boot::entries::Version;
 use thiserror::Error;
 
 use crate::hex::Hash;
 use crate::manifest::{BLOCK_BYTES, Compression, FORMAT, Manifest, PRODUCT, Part, Parts};
 use crate::pack::sum;
 use crate::payload::Payload;
-use crate::version::Version;
 
 /// Where the parts of what runs are.
 #[derive(Debug, Clone)]

@@ -1,10 +1,10 @@
 //! What a payload says of itself before its parts: the signed text.
 
+use orlop_boot::entries::Version;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::hex::Hash;
-use crate::version::Version;
 
 /// The format that this reader knows. A change that it must not overlook has another number.
 pub const FORMAT: u32 = 1;

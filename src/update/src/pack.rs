@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use orlop_boot::entries::Version;
 use ruzstd::encoding::{CompressionLevel, compress};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -16,8 +17,7 @@ use crate::manifest::{
 };
 use crate::payload::{HEADER_BYTES, Header, PayloadError, SIGNATURE_BYTES, read_head, signatures};
 use crate::signature::{SecretKey, SignatureError};
-use crate::uki;
-use crate::version::Version;
+use crate::storage::root_hash;
 
 /// What a payload is made of.
 #[derive(Debug, Clone)]
@@ -185,12 +185,12 @@ fn comment(manifest: &Manifest) -> String {
 fn check_root_hash(contents: &Contents) -> Result<(), PackError> {
     let path = &contents.uki;
     let file = File::open(path).map_err(|e| PackError::Read(path.clone(), e))?;
-    let found = uki::command_line(&|at, length| {
+    let found = root_hash(&|at, length| {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, at).ok()?;
         Some(bytes)
     });
-    match found.as_deref().and_then(uki::root_hash) {
+    match found {
         Some(hash) if hash == contents.root_hash => Ok(()),
         hash => Err(PackError::RootHash {
             uki: path.clone(),

@@ -1,20 +1,14 @@
 //! Which slot an update goes to, and whether it may: pure.
 
+use orlop_boot::entries::{Entry, Standing, Version};
+pub use orlop_boot::gpt::{ROOT_TYPE, VERITY_TYPE};
 use orlop_disk::{PartitionTable, TableEntry};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::entry::EntryName;
 use crate::hex::Hash;
 use crate::manifest::{Manifest, Which};
 use crate::storage::EspFile;
-use crate::version::Version;
-
-/// The type of a root partition on x86-64 (Discoverable Partitions Specification, `SD_GPT_ROOT_X86_64`).
-pub const ROOT_TYPE: Uuid = Uuid::from_u128(0x4f68_bce3_e8cd_4db1_96e7_fbca_f984_b709);
-
-/// The type of its hash tree's partition (`SD_GPT_ROOT_X86_64_VERITY`).
-pub const VERITY_TYPE: Uuid = Uuid::from_u128(0x2c73_57ed_ebd2_46d9_aec1_23d4_37ec_2bf5);
 
 /// The names of the slots: their partitions are `root-a` and `root-a-verity`, `root-b` and `root-b-verity`.
 pub const NAMES: [&str; 2] = ["a", "b"];
@@ -192,7 +186,7 @@ pub struct Plan {
     /// Files on the EFI system partition that boot what will not be there any more.
     pub stale: Vec<String>,
     /// The new entry.
-    pub entry: EntryName,
+    pub entry: Entry,
 }
 
 /// Decides where `manifest` goes on the disk with `table`, whose EFI system partition has `files` and `free_bytes` left.
@@ -217,9 +211,9 @@ pub fn plan(
         return Err(Refusal::Older { payload, running });
     }
     let slot = other(Slot::both(table)?, &running_hash)?;
-    let entries: Vec<(&EspFile, EntryName)> = files
+    let entries: Vec<(&EspFile, Entry)> = files
         .iter()
-        .filter_map(|file| Some((file, file.name.parse().ok()?)))
+        .filter_map(|file| Some((file, Entry::parse(&file.name)?)))
         .collect();
     judge_entries(manifest, &entries, &slot, running, &running_hash, options)?;
     let hash = &manifest.root_hash;
@@ -249,7 +243,7 @@ pub fn plan(
     }
     let is_stale = |file: &&EspFile| {
         let is_running = file.root_hash == Some(running_hash);
-        let entry: Option<EntryName> = file.name.parse().ok();
+        let entry = Entry::parse(&file.name);
         // An image of the running version that cannot be read is left for a rescuer.
         let is_ours =
             entry.is_some_and(|entry| file.root_hash.is_some() || entry.version != running.version);
@@ -267,7 +261,7 @@ pub fn plan(
     Ok(Plan {
         slot,
         stale: stale.into_iter().map(|file| file.name.clone()).collect(),
-        entry: EntryName::new(manifest.version.clone()),
+        entry: Entry::new(manifest.version.clone()),
     })
 }
 
@@ -284,7 +278,7 @@ pub(crate) fn other([a, b]: [Slot; 2], running: &Hash) -> Result<Slot, Refusal> 
 /// Whether the entries that are there allow the update.
 fn judge_entries(
     manifest: &Manifest,
-    entries: &[(&EspFile, EntryName)],
+    entries: &[(&EspFile, Entry)],
     slot: &Slot,
     running: &Running,
     running_hash: &Hash,
@@ -297,19 +291,21 @@ fn judge_entries(
         if entry.version != manifest.version {
             continue;
         }
-        if entry.has_failed() && !options.retry {
+        let has_failed = entry.standing() == Standing::Bad;
+        if has_failed && !options.retry {
             return Err(Refusal::Failed(entry.version.clone()));
         }
-        if !entry.has_failed() && file.root_hash == Some(manifest.root_hash) {
+        if !has_failed && file.root_hash == Some(manifest.root_hash) {
             return Err(Refusal::Installed(entry.version.clone()));
         }
     }
+    let is_good = |entry: &Entry| entry.standing() == Standing::Good;
     let of_running = entries
         .iter()
         .filter(|(file, _)| file.root_hash == Some(*running_hash));
     let mut of_running = of_running.map(|(_, entry)| entry).peekable();
-    let is_on_trial = of_running.peek().is_some() && !of_running.any(EntryName::is_good);
-    let mut good = in_slot.filter(|(_, entry)| entry.is_good());
+    let is_on_trial = of_running.peek().is_some() && !of_running.any(is_good);
+    let mut good = in_slot.filter(|(_, entry)| is_good(entry));
     match good.next() {
         Some((_, good)) if is_on_trial => Err(Refusal::OnTrial {
             running: running.version.clone(),

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::syncfs;
+use orlop_boot::{esp, pe};
 use orlop_sys::blkdev;
 
 use crate::hex::Hash;
-use crate::uki;
 
 /// A disk.
 pub trait Disk {
@@ -55,6 +55,12 @@ pub struct EspFile {
     pub root_hash: Option<Hash>,
 }
 
+/// The root hash on the command line of a kernel image.
+pub(crate) fn root_hash(read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Hash> {
+    let line = pe::text(read, ".cmdline")?;
+    Some(Hash(esp::root_hash_of(&line)?.0))
+}
+
 /// The files of `esp`, with the roots that they boot.
 pub fn read_files(esp: &dyn Esp) -> io::Result<Vec<EspFile>> {
     let files = esp.files()?.into_iter().map(|(name, bytes)| {
@@ -66,7 +72,7 @@ pub fn read_files(esp: &dyn Esp) -> io::Result<Vec<EspFile>> {
                 .flatten()?;
             Some(into)
         };
-        let root_hash = uki::command_line(&read).and_then(|line| uki::root_hash(&line));
+        let root_hash = root_hash(&read);
         EspFile {
             name,
             bytes,
@@ -153,7 +159,7 @@ pub struct MountedEsp {
 impl MountedEsp {
     /// The entries below the mount point `mount`; the directory is made when it is not there.
     pub fn open(mount: &Path) -> io::Result<Self> {
-        let directory = mount.join(crate::entry::DIRECTORY);
+        let directory = mount.join(esp::ENTRIES);
         fs::create_dir_all(&directory)?;
         Ok(Self { directory })
     }

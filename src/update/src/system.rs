@@ -1,23 +1,21 @@
-//! This machine: what it runs, its EFI system partition, and one update at a time.
+//! This machine: what it runs, and one update at a time.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use orlop_boot::entries::Version;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::hex::Hash;
 use crate::slots::Running;
-use crate::storage::MountedEsp;
-use crate::version::Version;
 
 /// The keys that this machine trusts, in its verified root.
 pub const KEYS: &str = "/usr/lib/orlop/update-keys";
 
 /// What the boot stage leaves of a start from a slot.
-pub const RECORD: &str = "/run/orlop/boot.json";
+pub use orlop_boot::slot::RECORD;
 
 /// Held by whoever writes to slots.
 const LOCK: &str = "/run/orlop/update.lock";
@@ -36,9 +34,6 @@ pub enum SystemError {
     /// The version is not.
     #[error("{OS_RELEASE} names no version")]
     NoVersion,
-    /// The EFI system partition is not there.
-    #[error("cannot mount the EFI system partition {0}")]
-    Mount(PathBuf, #[source] io::Error),
     /// Another update.
     #[error("another update or installation is running ({LOCK} is locked)")]
     Busy,
@@ -56,7 +51,7 @@ pub struct Record {
     pub root_hash: Hash,
     /// The disk that has it.
     pub disk: PathBuf,
-    /// The partition with the boot entries; a directory in tests.
+    /// The partition with the boot entries.
     pub esp: PathBuf,
 }
 
@@ -117,60 +112,6 @@ impl Lock {
             Ok(()) => Ok(Self { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(SystemError::Busy),
             Err(fs::TryLockError::Error(e)) => Err(SystemError::Lock(e)),
-        }
-    }
-}
-
-/// The EFI system partition, mounted until it is dropped.
-#[derive(Debug)]
-pub struct EspMount {
-    target: PathBuf,
-    is_ours: bool,
-}
-
-impl EspMount {
-    /// Mounts the partition `device` in a place of its own. A directory is taken as it is.
-    pub fn new(device: &Path) -> Result<Self, SystemError> {
-        let error = |e: io::Error| SystemError::Mount(device.to_owned(), e);
-        if device.is_dir() {
-            return Ok(Self {
-                target: device.to_owned(),
-                is_ours: false,
-            });
-        }
-        let target = PathBuf::from(format!("/run/orlop/update-esp-{}", std::process::id()));
-        fs::create_dir_all(&target).map_err(error)?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let data = "umask=077,codepage=437,iocharset=ascii";
-        if let Err(errno) = mount(Some(device), &target, Some("vfat"), flags, Some(data)) {
-            let _ = fs::remove_dir(&target);
-            return Err(error(errno.into()));
-        }
-        Ok(Self {
-            target,
-            is_ours: true,
-        })
-    }
-
-    /// Its boot entries.
-    pub fn entries(&self) -> Result<MountedEsp, SystemError> {
-        MountedEsp::open(&self.target).map_err(|e| SystemError::Read(self.target.clone(), e))
-    }
-
-    /// A path on it.
-    #[must_use]
-    pub fn path(&self, relative: &str) -> PathBuf {
-        self.target.join(relative)
-    }
-}
-
-impl Drop for EspMount {
-    fn drop(&mut self) {
-        if self.is_ours {
-            if umount2(&self.target, MntFlags::empty()).is_err() {
-                let _ = umount2(&self.target, MntFlags::MNT_DETACH);
-            }
-            let _ = fs::remove_dir(&self.target);
         }
     }
 }

@@ -37,7 +37,7 @@ fn blank() -> Blank {
 
 fn put(payload: &[u8], key: &SecretKey, disk: &mut dyn Disk) -> Result<String, InstallError> {
     let files = [("EFI/orlop/trials.json".to_owned(), b"{}".to_vec())];
-    install(open(payload, key), "x86_64", disk, &files, &mut |_| {}).map(|entry| entry.to_string())
+    install(open(payload, key), "x86_64", disk, &files, &mut |_| {}).map(|entry| entry.file_name())
 }
 
 /// What a program says; `None` when it is not there.

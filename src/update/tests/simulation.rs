@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use orlop_boot::entries::{self, Entry};
 use orlop_disk::PartitionTable;
 use orlop_update::apply::read_table;
-use orlop_update::entry::EntryName;
 use orlop_update::slots::Slot;
 use orlop_update::storage::{Disk, Esp, read_files};
 
@@ -287,13 +287,15 @@ impl Esp for SimEsp {
 /// What a start takes: the first entry in the loader's order that is an image, and the root that its command line names.
 /// Gives the version, or what is wrong with what was taken.
 pub(crate) fn boots(disk: &SimDisk, esp: &SimEsp, releases: &[&Release]) -> Result<String, String> {
-    let mut entries: Vec<(EntryName, String, _)> = read_files(esp)
+    let files: Vec<(Entry, String, _)> = read_files(esp)
         .unwrap()
         .into_iter()
-        .filter_map(|file| Some((file.name.parse().ok()?, file.name, file.root_hash?)))
+        .filter_map(|file| Some((Entry::parse(&file.name)?, file.name, file.root_hash?)))
         .collect();
-    entries.sort_by(|(a, ..), (b, ..)| a.boot_order(b));
-    let (_, name, hash) = entries.first().ok_or("no entry boots")?;
+    let names: Vec<Entry> = files.iter().map(|(entry, ..)| entry.clone()).collect();
+    let chosen = entries::choose(&names).ok_or("no entry boots")?;
+    let chosen = files.iter().find(|(entry, ..)| entry == chosen);
+    let (_, name, hash) = chosen.ok_or("no entry boots")?;
     let release = releases
         .iter()
         .find(|release| release.root_hash == *hash)

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use orlop_boot::pe;
 use orlop_disk::{PartitionTable, TableEntry};
 use orlop_update::hex::Hash;
 use orlop_update::pack::{Compressor, Contents, pack};
@@ -10,7 +11,6 @@ use orlop_update::payload::Payload;
 use orlop_update::signature::{Keyring, SecretKey};
 use orlop_update::slots::{ROOT_TYPE, Running, Slot, VERITY_TYPE};
 use orlop_update::storage::{Disk, Esp};
-use orlop_update::uki;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -50,7 +50,7 @@ impl Release {
         };
         let (root, verity) = (bytes(64 << 10), bytes(8 << 10));
         let root_hash = Hash(Sha256::digest(&root).into());
-        let mut uki = uki::sample(&format!("console=ttyS0 roothash={root_hash}"), 2048);
+        let mut uki = pe::sample(&format!("console=ttyS0 roothash={root_hash}"), 2048);
         uki.extend(bytes(40_000));
         Self {
             version: version.to_owned(),
