@@ -4,6 +4,7 @@
 //! skipped: the figures are the same on a loaded machine as on an idle one. One virtual millisecond is half a million
 //! instructions.
 
+mod images;
 mod marker;
 
 use std::path::Path;
@@ -88,6 +89,8 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
         unit: "MiB",
         bar: 16.0,
     });
+    figures.extend(images::sizes(&products)?);
+    figures.push(images::update(project, &products)?);
     figures.extend(memory(project, &products)?);
     for figure in &figures[from..] {
         figure.print();

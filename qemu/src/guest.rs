@@ -74,6 +74,8 @@ pub struct Machine {
     pub start: Start,
     /// Whether it has the disk [`Machine::system_disk`] to start from.
     pub has_system_disk: bool,
+    /// The port of 127.0.0.1 where the system disk is served ([`crate::power`]); nothing: QEMU reads its file.
+    pub system_disk_port: Option<u16>,
     /// Whether it has a watchdog, Intel's 6300ESB.
     pub has_watchdog: bool,
     /// Whether a panic of its kernel is what a test is after.
@@ -124,6 +126,7 @@ impl Machine {
             products: products.clone(),
             start: Start::Initramfs(products.initrd.clone()),
             has_system_disk: false,
+            system_disk_port: None,
             has_watchdog: false,
             may_panic: false,
             command_line,
@@ -306,9 +309,13 @@ impl Machine {
         }
         // The first: /dev/vda.
         if self.has_system_disk {
+            let file = match self.system_disk_port {
+                Some(port) => format!("nbd:127.0.0.1:{port}"),
+                None => "system.raw".to_owned(),
+            };
             add(
                 "-drive",
-                "if=none,id=system,format=raw,discard=unmap,file=system.raw".to_owned(),
+                format!("if=none,id=system,format=raw,discard=unmap,file={file}"),
             );
             add(
                 "-device",

@@ -1,4 +1,6 @@
-//! A web page, fetched the plainest way.
+//! A web page, fetched the plainest way; and a server for guests.
+
+pub mod server;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

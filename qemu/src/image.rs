@@ -17,6 +17,7 @@ mod release;
 mod stamp;
 mod tree;
 mod uki;
+mod update;
 mod verity;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use cpio::Archive;
 pub use disk::{LAYOUT, Layout, Place, Slot, make as make_disk};
 pub use initrd::Compression;
 pub use release::{slot, version};
+pub use update::{Key, list, payload};
 
 /// Where the project's files are and where its products go.
 #[derive(Debug, Clone)]
@@ -141,6 +143,10 @@ pub struct Products {
     pub qcow2: PathBuf,
     /// What all of this is made of.
     pub materials: PathBuf,
+    /// What brings the version to machines that have another one.
+    pub payload: PathBuf,
+    /// The list of payloads, `latest.json`; its signature is beside it.
+    pub list: PathBuf,
 }
 
 /// Builds the image, or finds that it is up to date.
@@ -159,6 +165,10 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         disk: options.output.join("orlop.raw"),
         qcow2: options.output.join("orlop.qcow2"),
         materials: options.output.join("sbom.cdx.json"),
+        payload: options
+            .output
+            .join(format!("orlop-{}.update", version().as_str())),
+        list: options.output.join("latest.json"),
     };
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
@@ -172,10 +182,13 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         packages::fetch(&project.path("build/debs"), &wanted)
     })?;
 
+    let key = Key::of_project(project)?;
+
     let mut stamp = stamp::Stamp::new();
+    stamp.text(&key.file().1);
     // What builds, not the program that it is linked into: the tests' is another one than ours.
     stamp.file(&project.path("qemu/src/image.rs"))?;
-    for sources in ["qemu/src/image", "src/boot/src"] {
+    for sources in ["qemu/src/image", "src/boot/src", "src/update/src"] {
         stamp.tree(&project.path(sources))?;
     }
     stamp.file(&binary)?;
@@ -205,6 +218,8 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         &products.disk,
         &products.qcow2,
         &products.materials,
+        &products.payload,
+        &products.list,
     ];
     if outputs.iter().all(|path| path.exists()) && stamp.is_in(&stamp_path) {
         println!("image: {} is up to date", options.output.display());
@@ -229,6 +244,7 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
                 extracted: &extracted,
                 binary: &binary,
                 kernel: &kernel,
+                key: &key,
             },
             &tree,
         )
@@ -251,6 +267,10 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     let slot = step("disk", || {
         release::disks(project, &products, &options.output)
     })?;
+    step("update", || {
+        payload(&slot, &products.loader, &key, &products.payload)?;
+        list(std::slice::from_ref(&products.payload), &key)
+    })?;
     step("materials", || {
         release::bill_of_materials(project, &debs, &products.materials)?;
         let files = [
@@ -262,6 +282,8 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
             &products.disk,
             &products.qcow2,
             &products.materials,
+            &products.payload,
+            &products.list,
         ];
         release::sums(&files.map(PathBuf::as_path), &options.output)
     })?;

@@ -8,6 +8,7 @@ pub mod guest;
 pub mod http;
 pub mod image;
 pub mod interactive;
+pub mod power;
 pub mod process;
 pub mod qmp;
 pub mod seed;

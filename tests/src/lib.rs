@@ -1,5 +1,7 @@
 //! What tests need that boot guests: the image, one guest at a time, and many checks a boot.
 
+pub mod random;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};

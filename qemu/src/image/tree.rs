@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
 use super::lists::{self, Package};
-use super::{MachineKind, Project, copy, elf, output, packages};
+use super::{Key, MachineKind, Project, copy, elf, output, packages};
 
 /// Modes that git does not keep.
 const PRIVATE_FILES: [&str; 1] = ["etc/shadow"];
@@ -24,6 +24,7 @@ pub(super) struct Sources<'a> {
     pub(super) extracted: &'a Path,
     pub(super) binary: &'a Path,
     pub(super) kernel: &'a Kernel,
+    pub(super) key: &'a Key,
 }
 
 /// Makes the tree anew in `root`.
@@ -50,6 +51,8 @@ pub(super) fn assemble(sources: &Sources<'_>, root: &Path) -> Result<()> {
         "usr/lib/os-release",
         &os_release(env!("CARGO_PKG_VERSION")),
     )?;
+    let (name, text) = sources.key.file();
+    write(root, &name, &text)?;
     install_packages(sources, root)?;
     install(sources.binary, &root.join("usr/bin/orlop"), 0o755)?;
     install_modules(sources, root)?;

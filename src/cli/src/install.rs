@@ -169,7 +169,7 @@ fn payload(
         (Some(source), _) => source.clone(),
         (None, Some(record)) => return running(record),
         (None, None) if Path::new(LIVE).exists() => LIVE.to_owned(),
-        (None, None) => update::offer(None, None)
+        (None, None) => update::offer(None, None, &update::keyring(&arguments.keys)?)
             .context("nothing to install: there is no --from")?
             .1
             .to_string(),

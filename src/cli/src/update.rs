@@ -6,14 +6,16 @@ use std::io::{BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use orlop_boot::entries::Version;
 use orlop_boot::esp::{ENTRIES, Esp};
+use orlop_boot::trials::{self, Trials};
 use orlop_config::Machine;
 use orlop_update::apply::{ApplyError, apply, check};
-use orlop_update::channel;
+use orlop_update::channel::{self, Latest};
 use orlop_update::fetch::{Download, Patience};
 use orlop_update::pack::{Compressor, Contents, add_signature, manifest_text, pack};
 use orlop_update::payload::Payload;
@@ -59,11 +61,8 @@ enum Word {
     },
     /// Add a signature to a payload.
     Sign(Sign),
-    /// Write latest.json for the payloads (*.update) in a directory.
-    Index {
-        /// The directory, as a server will show it.
-        directory: PathBuf,
-    },
+    /// Write latest.json for the payloads (*.update) in a directory, and its signature.
+    Index(Index),
 }
 
 #[derive(Args)]
@@ -90,6 +89,8 @@ struct Where {
     channel: Option<String>,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    keys: Keys,
 }
 
 #[derive(Args)]
@@ -105,8 +106,6 @@ struct Apply {
     /// Reboot into it.
     #[arg(long)]
     reboot: bool,
-    #[command(flatten)]
-    keys: Keys,
     #[command(flatten)]
     from: Where,
 }
@@ -167,6 +166,18 @@ struct Sign {
     key: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Index {
+    /// The directory, as a server will show it.
+    directory: PathBuf,
+    /// The secret key; without one latest.json is to be signed with minisign, and counts nothing until then.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Machines take it for so many days, so that a server cannot show an old one for ever.
+    #[arg(long, value_name = "DAYS")]
+    valid_days: Option<u32>,
+}
+
 /// Runs `orlop update` with the arguments after that word.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let arguments = match Arguments::try_parse_from(args) {
@@ -182,7 +193,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Word::Keygen { name } => keygen(&name),
         Word::Manifest { file } => manifest(&file),
         Word::Sign(arguments) => sign(&arguments),
-        Word::Index { directory } => index(&directory),
+        Word::Index(arguments) => index(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("orlop update: {error:#}");
@@ -241,6 +252,7 @@ pub(crate) fn open(
 pub(crate) fn offer(
     url: Option<&str>,
     channel: Option<&str>,
+    keys: &Keyring,
 ) -> anyhow::Result<(channel::Offer, Url, String)> {
     let configured = configuration()?.update;
     let url = url
@@ -253,31 +265,46 @@ pub(crate) fn offer(
         .map(str::to_owned)
         .or_else(|| configured.channel.map(|channel| channel.value));
     let channel = channel.unwrap_or_else(|| channel::DEFAULT.to_owned());
-    let (offer, payload) =
-        channel::check(&url, &channel, system::architecture(), Patience::default())?;
+    let (offer, payload) = channel::check(
+        &url,
+        &channel,
+        system::architecture(),
+        keys,
+        now_s(),
+        Patience::default(),
+    )?;
     Ok((offer, payload, channel))
+}
+
+/// Seconds since 1970.
+fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
     let Some(record) = Record::read(&arguments.from.place.record)? else {
         bail!("this machine was not started from a slot on a disk; `orlop install` puts it on one");
     };
-    let keys = keyring(&arguments.keys.keys)?;
+    let keys = keyring(&arguments.from.keys.keys)?;
     let _lock = Lock::take()?;
-    let source = match &arguments.source {
-        Some(source) => source.clone(),
+    let (source, offered) = match &arguments.source {
+        Some(source) => (source.clone(), None),
         None => {
             let (offer, payload, channel) = offer(
                 arguments.from.url.as_deref(),
                 arguments.from.channel.as_deref(),
+                &keys,
             )?;
             if offer.version <= record.version && !arguments.allow_downgrade {
                 println!("{channel} has {}; {} runs", offer.version, record.version);
                 return Ok(ExitCode::SUCCESS);
             }
-            payload.to_string()
+            (payload.to_string(), Some(offer.version))
         }
     };
+    system::mend(&record.esp)?;
     let esp = Esp::mount(&record.esp)?;
     let mut entries = MountedEsp::open(&esp.path(""))
         .with_context(|| format!("cannot make {ENTRIES} on {}", record.esp.display()))?;
@@ -286,6 +313,10 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
     let mut meter = Meter::new();
     let payload = open(&source, &keys, &mut meter)?;
     let version = payload.manifest().version.clone();
+    // The server cannot put an older payload, signed as it is, in the place of the offered one.
+    if let Some(offered) = offered.filter(|offered| *offered != version) {
+        bail!("the channel offers {offered}, but {source} brings {version}");
+    }
     let signed = payload
         .signed()
         .map(|signed| signed.key.to_string())
@@ -302,7 +333,6 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
         options,
         &mut |progress| meter.show(progress),
     );
-    drop(esp);
     let applied = match applied {
         // Asked for twice is done once.
         Err(ApplyError::Refused(refusal @ Refusal::Installed(_))) => {
@@ -311,6 +341,8 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
         }
         applied => applied?,
     };
+    settle(&esp, &version, &record.version)?;
+    drop(esp);
     println!(
         "{version} is in slot {} (signed by {signed}); a reboot starts it",
         applied.slot
@@ -326,12 +358,38 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What is remembered of `new` is of another time; and when it is the older one, `running` makes way for it, since the loader takes
+/// the newest version that is not bad.
+fn settle(esp: &Esp, new: &Version, running: &Version) -> anyhow::Result<()> {
+    let mut trials = Trials::load(esp);
+    trials.forget(new);
+    if new < running {
+        let entries = esp.entries()?;
+        let entry = entries.iter().find(|entry| entry.version == *running);
+        let entry = entry.with_context(|| format!("{running} has no entry that makes way"))?;
+        esp.rename(entry, &entry.condemned())?;
+        trials.end(
+            running,
+            &format!("it made way for {new}, which was asked for"),
+        );
+    }
+    if let Err(error) = trials.save(esp) {
+        log::warn!("update: cannot write {}: {error}", trials::PATH);
+    }
+    Ok(())
+}
+
 fn check_channel(arguments: &Where) -> anyhow::Result<ExitCode> {
     let running = match Record::read(&arguments.place.record)? {
         Some(record) => record.version,
         None => system::version()?,
     };
-    let (offer, payload, channel) = offer(arguments.url.as_deref(), arguments.channel.as_deref())?;
+    let keys = keyring(&arguments.keys.keys)?;
+    let (offer, payload, channel) = offer(
+        arguments.url.as_deref(),
+        arguments.channel.as_deref(),
+        &keys,
+    )?;
     if offer.version <= running {
         println!(
             "{running} runs; {channel} has nothing newer ({})",
@@ -457,8 +515,17 @@ fn sign(arguments: &Sign) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn index(directory: &Path) -> anyhow::Result<ExitCode> {
-    let latest = channel::index(directory)?;
+fn index(arguments: &Index) -> anyhow::Result<ExitCode> {
+    let key = arguments.key.as_deref().map(secret_key).transpose()?;
+    let mut latest = Latest::of(&channel::payloads(&arguments.directory)?)?;
+    latest.expires_s = arguments
+        .valid_days
+        .map(|days| now_s() + u64::from(days) * 24 * 60 * 60);
+    latest.write(&arguments.directory, key.as_ref())?;
+    if key.is_none() {
+        let file = arguments.directory.join(channel::FILE);
+        println!("sign it now: minisign -S -m {}", file.display());
+    }
     for (channel, architectures) in &latest.channels {
         for (architecture, offer) in architectures {
             println!(
@@ -539,12 +606,16 @@ mod tests {
         );
         assert_eq!(words(&verify), ok);
         assert_eq!(words(&["verify", "--keys", &path("none"), &output]), wrong);
-        assert_eq!(words(&["index", &keys]), ok);
+        let secret = format!("{key}.key");
+        assert_eq!(words(&["index", "--key", &secret, &keys]), ok);
         assert!(
             fs::read_to_string(path("latest.json"))
                 .unwrap()
                 .contains("orlop-1.update")
         );
+        assert!(fs::exists(path("latest.json.minisig")).unwrap());
+        assert_eq!(words(&["index", "--valid-days", "3", &keys]), ok);
+        assert!(!fs::exists(path("latest.json.minisig")).unwrap());
         // No slots here.
         let record = path("no-record");
         assert_eq!(

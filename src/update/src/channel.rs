@@ -1,4 +1,4 @@
-//! What a channel's directory offers: `latest.json` (`docs/update-payload.md`).
+//! What a channel's directory offers: `latest.json` and its signature (`docs/update-payload.md`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,14 @@ use thiserror::Error;
 use crate::fetch::{self, FetchError, Patience};
 use crate::manifest::Manifest;
 use crate::payload::{PayloadError, read_head};
+use crate::signature::{Keyring, SecretKey, SignatureError};
 use crate::url::Url;
 
 /// The file's name.
 pub const FILE: &str = "latest.json";
+
+/// The name of its signature, which is minisign's own.
+pub const SIGNATURE: &str = "latest.json.minisig";
 
 /// How payloads' names end.
 pub const EXTENSION: &str = "update";
@@ -28,11 +32,17 @@ const FORMAT: u32 = 1;
 /// The longest `latest.json` in bytes.
 const LONGEST: u64 = 1 << 20;
 
+/// The longest signature in bytes.
+const LONGEST_SIGNATURE: u64 = 4096;
+
 /// What a directory offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latest {
     /// 1.
     pub format: u32,
+    /// From when on it does not count any more, in seconds since 1970: a server that shows an old one cannot hide versions for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
     /// By channel and architecture.
     pub channels: BTreeMap<String, BTreeMap<String, Offer>>,
 }
@@ -54,6 +64,17 @@ pub enum ChannelError {
     /// No answer.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// No signature.
+    #[error("there is no signature of {0}, so that it is not believed")]
+    Unsigned(Box<Url>, #[source] FetchError),
+    /// A signature that does not count.
+    #[error("{0} is not believed")]
+    Signature(Box<Url>, #[source] SignatureError),
+    /// Out of date.
+    #[error(
+        "{0} counts no more since {1} s ago: whoever makes it has not renewed it, or the server shows an old one"
+    )]
+    Expired(Box<Url>, u64),
     /// No `latest.json`.
     #[error("{0} is not understood")]
     Json(Url, #[source] serde_json::Error),
@@ -80,19 +101,26 @@ pub enum ChannelError {
     Payload(PathBuf, #[source] PayloadError),
 }
 
-/// What `channel` of the directory at `url` offers for `architecture`, and where.
+/// What `channel` of the directory at `url` offers for `architecture`, and where. `now_s` is the time in seconds since 1970.
 pub fn check(
     url: &Url,
     channel: &str,
     architecture: &str,
+    keys: &Keyring,
+    now_s: u64,
     patience: Patience,
 ) -> Result<(Offer, Url), ChannelError> {
-    let url = url.as_directory().join(FILE).map_err(FetchError::Url)?;
-    let text = fetch::get(&url, LONGEST, patience)?;
+    let directory = url.as_directory();
+    let url = directory.join(FILE).map_err(FetchError::Url)?;
+    let signature = directory.join(SIGNATURE).map_err(FetchError::Url)?;
+    let text = fetch(&url, &signature, keys, patience)?;
     let latest: Latest =
         serde_json::from_slice(&text).map_err(|e| ChannelError::Json(url.clone(), e))?;
     if latest.format != FORMAT {
         return Err(ChannelError::Format(url, latest.format));
+    }
+    if let Some(late_s) = latest.expires_s.and_then(|at| now_s.checked_sub(at)) {
+        return Err(ChannelError::Expired(Box::new(url), late_s));
     }
     let offer = latest
         .channels
@@ -121,47 +149,101 @@ pub fn check(
     Ok((offer, payload))
 }
 
-/// Writes `latest.json` for the payloads (`*.update`) in `directory`: of each channel and architecture the newest version.
-pub fn index(directory: &Path) -> Result<Latest, ChannelError> {
-    let error = |e| ChannelError::Directory(directory.to_owned(), e);
-    let mut latest = Latest {
-        format: FORMAT,
-        channels: BTreeMap::new(),
+/// The file at `url`, verified. Both files may be replaced between one request and the next: it is tried twice.
+fn fetch(
+    url: &Url,
+    signature_url: &Url,
+    keys: &Keyring,
+    patience: Patience,
+) -> Result<Vec<u8>, ChannelError> {
+    let once = || {
+        let signature = fetch::get(signature_url, LONGEST_SIGNATURE, patience)
+            .map_err(|e| ChannelError::Unsigned(Box::new(url.clone()), e))?;
+        let text = fetch::get(url, LONGEST, patience)?;
+        let signature = std::str::from_utf8(&signature).map_err(|_| SignatureError::Form);
+        signature
+            .and_then(|signature| keys.verify(&text, signature))
+            .map_err(|e| ChannelError::Signature(Box::new(url.clone()), e))?;
+        Ok(text)
     };
-    for entry in fs::read_dir(directory).map_err(error)? {
-        let path = entry.map_err(error)?.path();
-        let (Some(name), true) = (
-            path.file_name().and_then(|name| name.to_str()),
-            path.extension().is_some_and(|e| e == EXTENSION),
-        ) else {
-            continue;
+    match once() {
+        Err(ChannelError::Signature(_, SignatureError::Wrong(_))) => once(),
+        result => result,
+    }
+}
+
+impl Latest {
+    /// Of each channel and architecture the newest version among `payloads`, which lie beside the list.
+    pub fn of(payloads: &[PathBuf]) -> Result<Self, ChannelError> {
+        let mut latest = Self {
+            format: FORMAT,
+            expires_s: None,
+            channels: BTreeMap::new(),
         };
-        let mut file = fs::File::open(&path).map_err(error)?;
+        for path in payloads {
+            latest.add(path)?;
+        }
+        Ok(latest)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), ChannelError> {
+        let error = |e| ChannelError::Directory(path.to_owned(), e);
+        let mut file = fs::File::open(path).map_err(error)?;
         let bytes = file.metadata().map_err(error)?.len();
-        // Whoever serves the directory need not have the keys: machines verify.
+        // Whoever makes the list need not have the keys of payloads: machines verify both.
         let manifest = read_head(&mut file).and_then(|(_, text)| Ok(Manifest::parse(&text)?));
-        let manifest = manifest.map_err(|e| ChannelError::Payload(path.clone(), e))?;
+        let manifest = manifest.map_err(|e| ChannelError::Payload(path.to_owned(), e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let offer = Offer {
             version: manifest.version,
-            payload: name.to_owned(),
+            payload: name.into_owned(),
             bytes,
         };
         let channel = Some(manifest.channel)
             .filter(|channel| !channel.is_empty())
             .unwrap_or_else(|| DEFAULT.to_owned());
-        let architectures = latest.channels.entry(channel).or_default();
+        let architectures = self.channels.entry(channel).or_default();
         let is_newer = architectures
             .get(&manifest.architecture)
             .is_none_or(|present| present.version < offer.version);
         if is_newer {
             architectures.insert(manifest.architecture, offer);
         }
+        Ok(())
     }
-    let mut text = serde_json::to_vec_pretty(&latest).map_err(|e| error(e.into()))?;
-    text.push(b'\n');
-    let new = directory.join(format!(".{FILE}.new"));
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, directory.join(FILE)))
-        .map_err(error)?;
-    Ok(latest)
+
+    /// Writes the list into `directory`, with its signature when there is a key; an older signature is removed otherwise.
+    pub fn write(&self, directory: &Path, key: Option<&SecretKey>) -> Result<(), ChannelError> {
+        let error = |e| ChannelError::Directory(directory.to_owned(), e);
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| error(e.into()))?;
+        text.push(b'\n');
+        let replace = |name: &str, bytes: &[u8]| {
+            let new = directory.join(format!(".{name}.new"));
+            fs::write(&new, bytes)
+                .and_then(|()| fs::rename(&new, directory.join(name)))
+                .map_err(error)
+        };
+        replace(FILE, &text)?;
+        match key {
+            Some(key) => replace(SIGNATURE, key.sign(&text, "orlop latest.json").as_bytes()),
+            None => match fs::remove_file(directory.join(SIGNATURE)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error(e)),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// The payloads (`*.update`) in a directory.
+pub fn payloads(directory: &Path) -> Result<Vec<PathBuf>, ChannelError> {
+    let error = |e| ChannelError::Directory(directory.to_owned(), e);
+    let mut payloads = Vec::new();
+    for entry in fs::read_dir(directory).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.extension().is_some_and(|e| e == EXTENSION) {
+            payloads.push(path);
+        }
+    }
+    payloads.sort();
+    Ok(payloads)
 }

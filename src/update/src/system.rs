@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use nix::libc;
 use orlop_boot::entries::Version;
 use serde::Deserialize;
 use thiserror::Error;
@@ -20,6 +23,9 @@ pub use orlop_boot::slot::RECORD;
 /// Held by whoever writes to slots.
 const LOCK: &str = "/run/orlop/update.lock";
 
+/// What checks FAT.
+const FSCK: &str = "/sbin/fsck.fat";
+
 const OS_RELEASE: &str = "/usr/lib/os-release";
 
 /// Why this machine is not known well enough.
@@ -34,6 +40,9 @@ pub enum SystemError {
     /// The version is not.
     #[error("{OS_RELEASE} names no version")]
     NoVersion,
+    /// The EFI system partition can not be checked.
+    #[error("cannot check the EFI system partition {0}: {1}")]
+    Check(PathBuf, String),
     /// Another update.
     #[error("another update or installation is running ({LOCK} is locked)")]
     Busy,
@@ -113,5 +122,39 @@ impl Lock {
             Err(fs::TryLockError::WouldBlock) => Err(SystemError::Busy),
             Err(fs::TryLockError::Error(e)) => Err(SystemError::Lock(e)),
         }
+    }
+}
+
+/// Mends what a power cut left on the EFI system partition `device`, before anything is written to it.
+///
+/// FAT has no journal: a file that was being written when the power went holds clusters that nobody can reach, or names some that
+/// are free, at which the kernel makes the filesystem read-only. Where somebody looks around in the partition it is left alone.
+pub fn mend(device: &Path) -> Result<(), SystemError> {
+    let mut options = File::options();
+    // `O_EXCL` on a block device fails while it is mounted (open(2)).
+    match options.read(true).custom_flags(libc::O_EXCL).open(device) {
+        Ok(file) => drop(file),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+        Err(e) => return Err(SystemError::Read(device.to_owned(), e)),
+    }
+    let error = |why: String| SystemError::Check(device.to_owned(), why);
+    let output = Command::new(FSCK)
+        .arg("-a")
+        .arg(device)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| error(format!("{FSCK}: {e}")))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match output.status.code() {
+        Some(0) => Ok(()),
+        // fsck.fat(8): errors were found, and mended.
+        Some(1) => {
+            log::warn!(
+                "update: mended the EFI system partition: {}",
+                said.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+            );
+            Ok(())
+        }
+        _ => Err(error(format!("{FSCK}: {}: {}", output.status, said.trim()))),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use orlop_update::apply::apply;
-use orlop_update::channel;
+use orlop_update::channel::{self, Latest};
 use orlop_update::fetch::{Download, Patience, get};
 use orlop_update::payload::Payload;
 use orlop_update::signature::{Keyring, SecretKey};
@@ -36,6 +36,8 @@ struct Manners {
     /// The version of the file changes with each request.
     changes: bool,
     is_chunked: bool,
+    /// What it has for names that end so, in place of the file.
+    other: Option<(&'static str, Vec<u8>)>,
 }
 
 struct Server {
@@ -67,11 +69,20 @@ fn answer(
     number: usize,
 ) -> std::io::Result<()> {
     let mut start = None;
+    let mut file = file;
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let line = line.trim();
+        if let (Some(path), Some((suffix, other))) = (line.strip_prefix("GET "), &manners.other)
+            && path
+                .split(' ')
+                .next()
+                .is_some_and(|path| path.ends_with(suffix))
+        {
+            file = other;
+        }
         if let Some(range) = line.strip_prefix("Range: bytes=") {
             start = range.trim_end_matches('-').parse().ok();
         }
@@ -298,22 +309,69 @@ fn a_channel_offers_its_newest_version() {
         .unwrap();
     }
     fs::write(directory.path().join("README"), "no payload").unwrap();
-    channel::index(directory.path()).unwrap();
-    let server = serve(
-        fs::read(directory.path().join(channel::FILE)).unwrap(),
-        Manners::default(),
-    );
-    let (offer, payload) = channel::check(&server.url, "stable", "x86_64", PATIENCE).unwrap();
+    let payloads = channel::payloads(directory.path()).unwrap();
+    let mut latest = Latest::of(&payloads).unwrap();
+    latest.expires_s = Some(1000);
+    latest.write(directory.path(), Some(&key)).unwrap();
+    let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+    let text = read(channel::FILE);
+    let serve_signed = |text: Vec<u8>, signature: Vec<u8>| {
+        let other = Some((channel::SIGNATURE, signature));
+        serve(
+            text,
+            Manners {
+                other,
+                ..Manners::default()
+            },
+        )
+    };
+    let server = serve_signed(text.clone(), read(channel::SIGNATURE));
+    let keys = Keyring::new(vec![key.public()]);
+    let check = |server: &Server, channel: &str, keys: &Keyring, now_s: u64| {
+        channel::check(&server.url, channel, "x86_64", keys, now_s, PATIENCE)
+    };
+    let (offer, payload) = check(&server, "stable", &keys, 999).unwrap();
     assert_eq!(offer.version.as_str(), "1.10");
     assert_eq!(
         payload,
         server.url.as_directory().join("orlop-1.10.update").unwrap()
     );
-    let error = channel::check(&server.url, "beta", "x86_64", PATIENCE)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.ends_with("has no channel beta for x86_64; it has stable for x86_64"),
-        "{error}"
+    let refused = |server: &Server, channel: &str, keys: &Keyring, now_s: u64, why: &str| {
+        use std::error::Error as _;
+        let error = check(server, channel, keys, now_s).unwrap_err();
+        let source = error.source().map(ToString::to_string).unwrap_or_default();
+        let error = format!("{error}: {source}");
+        assert!(error.contains(why), "{error}");
+    };
+    let no_channel = "has no channel beta for x86_64; it has stable for x86_64";
+    refused(&server, "beta", &keys, 999, no_channel);
+    refused(
+        &server,
+        "stable",
+        &keys,
+        1007,
+        "counts no more since 7 s ago",
     );
+    let strangers = Keyring::new(vec![SecretKey::generate().unwrap().public()]);
+    refused(&server, "stable", &strangers, 999, "does not trust");
+    // A server that hides the newest version, or offers another one in its place.
+    let older = String::from_utf8(text.clone())
+        .unwrap()
+        .replace("1.10", "1.9");
+    let server = serve_signed(older.into_bytes(), read(channel::SIGNATURE));
+    refused(
+        &server,
+        "stable",
+        &keys,
+        999,
+        "was changed after it was signed",
+    );
+    let server = serve(
+        text,
+        Manners {
+            first: vec!["HTTP/1.1 404 Not Found\r\n\r\n"],
+            ..Manners::default()
+        },
+    );
+    refused(&server, "stable", &keys, 999, "there is no signature of");
 }

@@ -7,5 +7,7 @@ mod containers;
 mod demo;
 mod fleet;
 mod network;
+mod power_cuts;
 mod supervisor;
+mod update;
 mod verified_boot;
