@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use orlop_store::node::{AutoCompaction, Options};
-use orlop_store::server::{self, Bootstrap, Ready, Settings};
+use orlop_store::server::{self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Token};
 
 /// What a flag does here.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,9 @@ const fn accepted_switch(name: &'static str) -> Flag {
     }
 }
 
+/// Stands for the name of a member of a cluster with a token that is given none.
+const HOSTNAME: &str = "the machine's name";
+
 /// Every flag that is known.
 const FLAGS: &[Flag] = &[
     flag("name", "default", "name of this member"),
@@ -103,6 +106,28 @@ const FLAGS: &[Flag] = &[
         "initial-cluster-token",
         "etcd-cluster",
         "tells clusters of the same first members apart",
+    ),
+    flag(
+        "token",
+        "",
+        "the secret by which machines are let into the cluster; with it a member needs no --initial-cluster",
+    ),
+    flag(
+        "join",
+        "",
+        "peer URLs of any members, with commas between; the machine that has the first one's address makes the cluster",
+    ),
+    Flag {
+        name: "bootstrap",
+        switch: true,
+        default: "",
+        effect: Effect::Heeded,
+        help: "whether this machine makes the cluster of the token when there is none; it does not, if false",
+    },
+    flag(
+        "machine",
+        "",
+        "what this machine is known by in the cluster of the token (default: /etc/machine-id)",
     ),
     flag(
         "quota-backend-bytes",
@@ -154,7 +179,7 @@ enum Parsed {
 /// Runs the role. Ends with 0 after SIGTERM, 1 on a failure, 2 on a command line that is not understood.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     crate::stderr::install();
-    match parse(args, |name| std::env::var(name).ok()) {
+    match parse(args, surroundings) {
         Ok(Parsed::Help) => {
             print!("{}", help());
             ExitCode::SUCCESS
@@ -183,17 +208,34 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
+/// What the environment says, and about some flags the machine.
+fn surroundings(name: &str) -> Option<String> {
+    let line = |path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        Some(text.trim().to_owned()).filter(|l| !l.is_empty())
+    };
+    std::env::var(name).ok().or_else(|| match name {
+        "ETCD_MACHINE" => line("/etc/machine-id"),
+        HOSTNAME => line("/proc/sys/kernel/hostname"),
+        _ => None,
+    })
+}
+
 /// Says that the member is ready: in etcd's words, for scripts that wait for them, and to a supervisor.
 fn announce(settings: &Settings, ready: &Ready) {
     for address in &ready.listen {
         log::info!("serving client requests on {address}");
     }
-    log::info!(
-        "published {{Name:{} ClientURLs:[{}]}} to cluster {:x}",
-        settings.name,
-        settings.client_urls.join(" "),
-        ready.cluster
-    );
+    if ready.member == 0 {
+        log::info!("ready to proxy client requests");
+    } else {
+        log::info!(
+            "published {{Name:{} ClientURLs:[{}]}} to cluster {:x}",
+            settings.name,
+            settings.client_urls.join(" "),
+            ready.cluster
+        );
+    }
     log::info!(
         "enabled capabilities for version {}",
         server::CLUSTER_VERSION.trim_end_matches(".0")
@@ -277,17 +319,45 @@ fn parse(
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    let name = value("name");
+    let given = |name: &str| {
+        let place = FLAGS.iter().position(|f| f.name == name);
+        place
+            .and_then(|place| values[place].clone())
+            .filter(|v| !v.is_empty())
+    };
+    let joining = joining(&given, &list("join"))?;
+    let name = match (&joining, given("name")) {
+        (Some(_), None) => environment(HOSTNAME).unwrap_or_else(|| value("name")),
+        _ => value("name"),
+    };
     let data_dir = Some(value("data-dir"))
         .filter(|d| !d.is_empty())
         .unwrap_or_else(|| format!("{name}.etcd"));
     let listen = listening("listen-client-urls", &list("listen-client-urls"))?;
-    let peer_listen = listening("listen-peer-urls", &list("listen-peer-urls"))?;
-    let bootstrap = bootstrap(
-        &list("initial-cluster"),
-        &value("initial-cluster-state"),
-        value("initial-cluster-token"),
-    )?;
+    let plain = joining
+        .as_ref()
+        .is_some_and(|j| j.seeds.iter().any(|url| url.starts_with("http://")));
+    let peer_listen = match given("listen-peer-urls") {
+        // Whoever writes http:// wants members to talk without TLS.
+        None if plain => vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PEER_PORT))],
+        _ => listening("listen-peer-urls", &list("listen-peer-urls"))?,
+    };
+    let peer_urls = match (&joining, given("initial-advertise-peer-urls")) {
+        // It finds out where it is reached.
+        (Some(_), None) => Vec::new(),
+        _ => list("initial-advertise-peer-urls"),
+    };
+    let bootstrap = match joining {
+        Some(_) if given("initial-cluster").is_some() => {
+            return Err("-token and -initial-cluster exclude each other".into());
+        }
+        Some(joining) => Bootstrap::Join(joining),
+        None => bootstrap(
+            &list("initial-cluster"),
+            &value("initial-cluster-state"),
+            value("initial-cluster-token"),
+        )?,
+    };
     let quota = value("quota-backend-bytes");
     let quota: i64 = quota
         .parse()
@@ -311,7 +381,7 @@ fn parse(
         listen,
         client_urls: list("advertise-client-urls"),
         peer_listen,
-        peer_urls: list("initial-advertise-peer-urls"),
+        peer_urls,
         bootstrap,
         options,
     };
@@ -321,6 +391,51 @@ fn parse(
         ));
     }
     Ok(Parsed::Run(Box::new(settings)))
+}
+
+/// How the member finds its cluster, if there is a token.
+fn joining(
+    given: &impl Fn(&str) -> Option<String>,
+    seeds: &[String],
+) -> Result<Option<Joining>, String> {
+    let Some(token) = given("token").and_then(Token::new) else {
+        return match seeds.is_empty() {
+            true => Ok(None),
+            false => Err("-join needs a -token".into()),
+        };
+    };
+    let seeds = seeds
+        .iter()
+        .map(|seed| seed_url(seed))
+        .collect::<Result<Vec<_>, _>>()?;
+    let founds = match given("bootstrap").as_deref() {
+        None => None,
+        Some("true" | "1") => Some(true),
+        Some("false" | "0") => Some(false),
+        Some(other) => {
+            return Err(format!("invalid boolean value {other:?} for -bootstrap"));
+        }
+    };
+    let machine =
+        given("machine").ok_or("-token needs -machine, for there is no /etc/machine-id")?;
+    Ok(Some(Joining {
+        token,
+        seeds,
+        founds,
+        machine,
+    }))
+}
+
+/// A member's URL for peers; without a port it is the usual one.
+fn seed_url(seed: &str) -> Result<String, String> {
+    let bad = || format!("-join: members are reached at http://IP:PORT, not at {seed:?}");
+    let rest = seed.strip_prefix("http://").ok_or_else(bad)?;
+    let rest = rest.trim_end_matches('/');
+    let address = match rest.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, PEER_PORT),
+        Err(_) => rest.parse().map_err(|_| bad())?,
+    };
+    Ok(format!("http://{address}"))
 }
 
 fn compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
@@ -431,7 +546,7 @@ mod tests {
 
     fn parsed(args: &[&str]) -> Result<Settings, String> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        match parse(&args, |_| None)? {
+        match parse(&args, |name| (name == HOSTNAME).then(|| "host".into()))? {
             Parsed::Run(settings) => Ok(*settings),
             _ => Err("not a run".into()),
         }
@@ -490,6 +605,27 @@ mod tests {
     }
 
     #[test]
+    fn a_token_and_addresses_are_enough_to_join() {
+        let settings = parsed(&[
+            "--token=s3cret",
+            "--machine=m1",
+            "--join=http://10.0.0.1,http://10.0.0.2:99",
+        ])
+        .expect("it is all that is needed");
+        assert_eq!(settings.name, "host");
+        assert_eq!(settings.peer_urls, [""; 0], "it finds out where it is");
+        assert!(settings.listen.iter().all(|a| a.ip().is_loopback()));
+        assert!(settings.peer_listen.iter().all(|a| a.ip().is_unspecified()));
+        let joining = settings.bootstrap.joining().expect("there is a token");
+        assert_eq!(
+            joining.seeds,
+            ["http://10.0.0.1:2380", "http://10.0.0.2:99"]
+        );
+        assert_eq!((joining.founds, joining.machine.as_str()), (None, "m1"));
+        assert!(!format!("{settings:?}").contains("s3cret"));
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (args, part) in [
             (&["--no-such-flag"][..], "not defined: -no-such-flag"),
@@ -510,6 +646,12 @@ mod tests {
             ),
             (&["--initial-cluster", "http://127.0.0.1:1"], "NAME=URL"),
             (&["--initial-cluster-state=old"], "\"old\""),
+            (&["--join=http://10.0.0.1"], "-join needs a -token"),
+            (
+                &["--token=x", "--machine=m", "--join=m1.example.org"],
+                "m1.example.org",
+            ),
+            (&["--token=x", "--join=http://10.0.0.1"], "-machine"),
         ] {
             let problem = parsed(args).expect_err("it must be refused");
             assert!(problem.contains(part), "{problem:?} should name {part:?}");

@@ -2,6 +2,7 @@
 
 mod files;
 mod kernel;
+mod store;
 mod units;
 mod users;
 
@@ -167,6 +168,7 @@ pub fn compile(machine: &Machine, base: &Base<'_>) -> Plan {
     files::identity(machine, &mut plan);
     let accounts = users::compile(machine, base, &mut plan);
     files::compile(machine, &accounts, &mut plan);
+    store::compile(machine, &mut plan);
     units::compile(machine, base, &mut plan);
     plan
 }

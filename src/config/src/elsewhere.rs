@@ -4,7 +4,7 @@ use crate::field::unknown_key;
 use crate::node::{Node, Reader, Value};
 
 /// Keys of coreos-cloudinit that stand elsewhere in the native form.
-const MOVED: [(&str, &str); 1] = [("units", "units")];
+const MOVED: [(&str, &str); 3] = [("units", "units"), ("etcd2", "store"), ("etcd", "store")];
 
 /// Keys of coreos-cloudinit and cloud-init that are understood but have no effect, and what to do instead.
 const NO_EFFECT: &[(&str, &str)] = &[

@@ -6,7 +6,7 @@ use crate::field::{Collected, Item, Settings, record};
 use crate::problem::Sourced;
 use crate::scalar::{
     Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Mode, RouteTarget, Secret,
-    SshKey, UnitCommand,
+    SshKey, Token, UnitCommand,
 };
 
 record! {
@@ -132,6 +132,34 @@ record! {
     pub struct Store {
         /// Whether this machine runs one.
         pub enabled: Option<Sourced<bool>>,
+        /// The member's name; the machine's when not given.
+        pub name: Option<Sourced<String>>,
+        /// The secret by which machines are let into the cluster.
+        pub token: Option<Sourced<Token>>,
+        /// Where any members are, `http://10.0.0.1`; the machine that has the first address makes the cluster.
+        pub join: Vec<Sourced<String>>,
+        /// Whether this machine makes the cluster when there is none, whatever address it has.
+        pub bootstrap: Option<Sourced<bool>>,
+        /// Where clients are served; http://127.0.0.1:2379 and http://127.0.0.1:4001 when not given.
+        pub listen_client_urls: Vec<Sourced<String>>,
+        /// Where clients are told to find this member.
+        pub advertise_client_urls: Vec<Sourced<String>>,
+        /// Where other members are listened to; all addresses when one of `join` is http://, else loopback.
+        pub listen_peer_urls: Vec<Sourced<String>>,
+        /// Where other members reach this one; with a token it finds that out.
+        pub initial_advertise_peer_urls: Vec<Sourced<String>>,
+        /// The first members as NAME=URL, instead of a token.
+        pub initial_cluster: Vec<Sourced<String>>,
+        /// `new`, or `existing` to join a cluster that the machine was added to, instead of a token.
+        pub initial_cluster_state: Option<Sourced<String>>,
+        /// Tells clusters of the same first members apart.
+        pub initial_cluster_token: Option<Sourced<String>>,
+        /// Bytes of records above which writes are refused.
+        pub quota_backend_bytes: Option<Sourced<String>>,
+        /// `periodic` or `revision`: what auto_compaction_retention counts.
+        pub auto_compaction_mode: Option<Sourced<String>>,
+        /// How long, or how many, old revisions are kept.
+        pub auto_compaction_retention: Option<Sourced<String>>,
     }
 }
 

@@ -463,6 +463,49 @@ impl Scalar for Secret {
     }
 }
 
+/// A secret that machines have in common. Neither `Debug` nor a message shows it; it is in the machine's JSON.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// The value.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Scalar for Token {
+    const WANTS: &'static str = "a token";
+
+    fn read(written: &Written) -> Result<Self, Wrong> {
+        let text = text(written)?;
+        if text.is_empty() || text.contains(|c: char| c.is_control()) {
+            return Err(Wrong::Value(
+                "is empty, or holds a control character".to_owned(),
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        "(not shown)".to_owned()
+    }
+
+    fn remark(written: &Written) -> Option<String> {
+        (written.text.len() < 16).then(|| {
+            "a token this short can be guessed; `orlop cluster new` makes a good one".to_owned()
+        })
+    }
+}
+
 /// The content of a file or unit, as it was written.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {

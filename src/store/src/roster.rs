@@ -68,11 +68,40 @@ impl Roster {
         }
     }
 
-    fn is_taken(&self, urls: &[String], by_other_than: u64) -> bool {
+    /// The record of the member on a machine.
+    pub fn on_machine(&self, machine: &str) -> Option<&Member> {
         self.members
             .iter()
-            .filter(|m| m.id != by_other_than)
-            .any(|m| m.peer_ur_ls.iter().any(|url| urls.contains(url)))
+            .find(|m| !machine.is_empty() && m.machine == machine)
+    }
+
+    /// Those that have a vote, or will get one by themselves.
+    pub fn future_voters(&self) -> usize {
+        let voter = |m: &&Member| !m.is_learner || self.promote.contains(&m.id);
+        self.members.iter().filter(voter).count()
+    }
+
+    /// Whether another member has one of the URLs of `said` for good. Members that are known by their machines say
+    /// themselves where they are: of two such, the one that said it last is right.
+    fn is_taken(&self, said: &Member) -> bool {
+        self.members
+            .iter()
+            .filter(|m| m.id != said.id && (m.machine.is_empty() || said.machine.is_empty()))
+            .any(|m| m.peer_ur_ls.iter().any(|url| said.peer_ur_ls.contains(url)))
+    }
+
+    /// Takes the URLs of `said` from the other members that are known by their machines.
+    fn take_urls(&mut self, said: &Member) {
+        if said.machine.is_empty() {
+            return;
+        }
+        for member in self.members.iter_mut().filter(|m| m.id != said.id) {
+            if !member.machine.is_empty() {
+                member
+                    .peer_ur_ls
+                    .retain(|url| !said.peer_ur_ls.contains(url));
+            }
+        }
     }
 
     /// Whether a change can be made.
@@ -86,7 +115,11 @@ impl Roster {
                 if self.member(id).is_some() || self.removed.contains(&id) {
                     return Err(Refused::MemberExists);
                 }
-                if self.is_taken(&change.member.peer_ur_ls, id) {
+                let said = Member {
+                    id,
+                    ..change.member.clone()
+                };
+                if self.is_taken(&said) {
                     return Err(Refused::PeerUrlExists);
                 }
                 if ids.learners.len() >= MAX_LEARNERS {
@@ -117,11 +150,13 @@ impl Roster {
         self.check(change)?;
         match change.kind {
             MemberChange::AddLearner(id) => {
-                self.members.push(Member {
+                let member = Member {
                     id,
                     is_learner: true,
                     ..change.member.clone()
-                });
+                };
+                self.take_urls(&member);
+                self.members.push(member);
                 self.members.sort_unstable_by_key(|m| m.id);
                 if change.promote {
                     self.promote.push(id);
@@ -158,17 +193,24 @@ impl Roster {
         Ok(self.list())
     }
 
-    /// A member is reached at other URLs.
+    /// A member is reached at other URLs; it may say on which machine it is.
     ///
     /// # Errors
     /// There is no such member, or another one has such a URL.
     pub fn move_peer(&mut self, said: &Member) -> Result<MemberListResponse, Refused> {
-        if self.is_taken(&said.peer_ur_ls, said.id) {
+        if self.member(said.id).is_none() {
+            return Err(Refused::MemberNotFound);
+        }
+        if self.is_taken(said) {
             return Err(Refused::PeerUrlExists);
         }
-        let member = self.members.iter_mut().find(|m| m.id == said.id);
-        let member = member.ok_or(Refused::MemberNotFound)?;
-        member.peer_ur_ls.clone_from(&said.peer_ur_ls);
+        self.take_urls(said);
+        for member in self.members.iter_mut().filter(|m| m.id == said.id) {
+            member.peer_ur_ls.clone_from(&said.peer_ur_ls);
+            if !said.machine.is_empty() {
+                member.machine.clone_from(&said.machine);
+            }
+        }
         Ok(self.list())
     }
 

@@ -4,11 +4,14 @@
 mod bootstrap;
 mod cluster;
 mod http;
+mod join;
 mod kv;
 mod lease;
 mod maintenance;
 mod peers;
+mod proxy;
 mod shared;
+mod token;
 mod v2;
 mod watch;
 
@@ -19,21 +22,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 
 use crate::disk::Directory;
 use crate::node::{Input, Node, NodeError, Options, Outbox, Output};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
+use bootstrap::First;
+use join::Found;
 use peers::Lanes;
 use shared::{Shared, Ticket};
 
 pub use bootstrap::{Bootstrap, BootstrapError};
-pub use peers::{address_of, ask_members};
+pub use join::Joining;
+pub use peers::{PEER_PORT, address_of, ask_members};
+pub use token::Token;
 
 /// The version of etcd whose API is answered, as clients ask for it.
 pub const ETCD_VERSION: &str = "3.4.23";
@@ -41,6 +49,10 @@ pub const ETCD_VERSION: &str = "3.4.23";
 pub const CLUSTER_VERSION: &str = "3.4.0";
 /// Requests that are gathered for one step.
 const GATHER: usize = 4096;
+/// Connections that are accepted before they are served.
+const ACCEPT_AHEAD: usize = 64;
+/// Pause after a failure to accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long streams may take to end at a shutdown.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -114,9 +126,9 @@ pub enum ServeError {
 pub struct Ready {
     /// Where clients are served: what was asked for, with the ports that were chosen.
     pub listen: Vec<SocketAddr>,
-    /// The cluster's id.
+    /// The cluster's id; 0 when clients are passed on to members elsewhere.
     pub cluster: u64,
-    /// The member's id.
+    /// The member's id; 0 when clients are passed on to members elsewhere.
     pub member: u64,
 }
 
@@ -135,7 +147,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeE
 async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
-    let listeners = bind(&settings.listen).await?;
+    let mut listeners = bind(&settings.listen).await?;
     let peer_listeners = bind(&settings.peer_listen).await?;
     let data_dir = |err| ServeError::DataDir {
         path: settings.data_dir.clone(),
@@ -147,7 +159,15 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         seed: shared::random_u64(),
         ..settings.options.clone()
     };
-    let first = bootstrap::first(&*disk, settings).await?;
+    let mut ready = Some(ready);
+    let first = {
+        let begin = begin(&disk, settings, &listeners, &peer_listeners, &mut ready);
+        tokio::select! {
+            first = begin => first?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    };
     let lanes = Arc::new(Lanes::default());
     let outbox = {
         let lanes = Arc::clone(&lanes);
@@ -161,7 +181,8 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     }
     let (inputs, from_clients) = mpsc::channel();
     let (to_clients, outputs) = unbounded_channel();
-    let shared = Arc::new(Shared::new(&node, settings, lanes, inputs)?);
+    let (tunnels, tunnelled) = unbounded_channel();
+    let shared = Arc::new(Shared::new(&node, settings, lanes, inputs, tunnels)?);
     let backlog = Arc::clone(&shared.backlog);
     let thread = std::thread::Builder::new()
         .name("member".into())
@@ -174,9 +195,7 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     let mut dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), outputs));
     let mut served = tokio::task::JoinSet::new();
     let mut listen = Vec::new();
-    for listener in listeners {
-        listen.extend(listener.local_addr());
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = || {
         let mut stopped = stopped.clone();
         let until = async move {
             // An error says that the sender is gone, which is an end too.
@@ -185,13 +204,28 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         let server = tonic::transport::Server::builder()
             .accept_http1(true)
             .add_routes(routes(&shared));
+        (server, until)
+    };
+    for listener in listeners.drain(..) {
+        listen.extend(listener.local_addr());
+        let incoming = clients(listener);
+        let (server, until) = server();
         served.spawn(server.serve_with_incoming_shutdown(incoming, until));
     }
+    let (tunnel_server, until) = server();
+    let tunnelled = UnboundedReceiverStream::new(tunnelled);
+    served.spawn(tunnel_server.serve_with_incoming_shutdown(tunnelled, until));
     drop(stopped);
+    if let Some(joining) = settings.bootstrap.joining() {
+        tokio::spawn(join::announce(
+            Arc::clone(&shared),
+            settings.clone(),
+            joining.clone(),
+        ));
+    }
     let mut removed = shared.removed();
     let published = shared.publish(&settings.name, &settings.client_urls);
     tokio::pin!(published);
-    let mut ready = Some(ready);
     let mut ended = Ok(());
     loop {
         tokio::select! {
@@ -233,7 +267,60 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     }
 }
 
-async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+/// What the member begins with. A machine for which there is no place serves as a proxy until there is one.
+async fn begin(
+    disk: &Directory,
+    settings: &Settings,
+    listeners: &[Arc<TcpListener>],
+    peer_listeners: &[Arc<TcpListener>],
+    ready: &mut Option<impl FnOnce(&Ready)>,
+) -> Result<First, ServeError> {
+    match bootstrap::first(disk, settings, peer_listeners).await? {
+        Found::Member(first) => Ok(first),
+        Found::Proxy(members) => {
+            log::info!("there are enough members: clients are passed on to them");
+            if let Some(ready) = ready.take() {
+                let listen = listeners.iter().filter_map(|l| l.local_addr().ok());
+                ready(&Ready {
+                    listen: listen.collect(),
+                    cluster: 0,
+                    member: 0,
+                });
+            }
+            let joining = settings.bootstrap.joining().ok_or(ServeError::Gone)?;
+            Ok(proxy::serve(settings, joining, listeners, members).await)
+        }
+    }
+}
+
+/// Clients, as they connect.
+fn clients(listener: Arc<TcpListener>) -> impl Stream<Item = io::Result<TcpStream>> {
+    let (sender, streams) = tokio::sync::mpsc::channel(ACCEPT_AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = sender.closed() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // Answers are small, and clients wait for them.
+                    let _ = stream.set_nodelay(true);
+                    if sender.send(Ok(stream)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(err) => {
+                    log::warn!("accept a client: {err}");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(streams)
+}
+
+async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Arc<TcpListener>>, ServeError> {
     let mut listeners = Vec::new();
     for address in addresses {
         let listener = TcpListener::bind(address)
@@ -242,7 +329,7 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
                 address: *address,
                 err,
             })?;
-        listeners.push(listener);
+        listeners.push(Arc::new(listener));
     }
     Ok(listeners)
 }

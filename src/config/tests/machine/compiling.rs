@@ -339,3 +339,31 @@ fn plan_and_problems(text: &str) -> String {
     let (_, problems) = orlop_config::load(vec![input]);
     problems.iter().map(|problem| problem.to_string()).collect()
 }
+
+#[test]
+fn the_stores_keys_become_its_units_environment() {
+    let plan = plan(
+        "hostname: m1\nstore: {enabled: true, token: \"0123456789abcdef $x\", join: ['http://10.0.0.1', 'http://10.0.0.2']}\n",
+    );
+    assert_eq!(plan.problems, []);
+    assert_eq!(
+        content(&plan, "/run/orlop/store.env"),
+        "ETCD_JOIN=\"http://10.0.0.1,http://10.0.0.2\"\nETCD_TOKEN=\"0123456789abcdef \\$x\"\nETCD_NAME=\"m1\"\n"
+    );
+    let file = plan.files.iter().find(|f| f.path == "/run/orlop/store.env");
+    assert_eq!(file.map(|f| f.mode), Some(0o600), "it holds the token");
+}
+
+#[test]
+fn etcd2_of_coreos_is_the_store() {
+    let plan = plan(
+        "#cloud-config\ncoreos:\n  etcd2:\n    name: infra0\n    advertise-client-urls: http://10.0.0.1:2379\n    \
+         listen-client-urls: http://0.0.0.0:2379,http://0.0.0.0:4001\n    initial-cluster: infra0=http://10.0.0.1:2380\n",
+    );
+    assert_eq!(plan.problems, []);
+    assert_eq!(
+        content(&plan, "/run/orlop/store.env"),
+        "ETCD_NAME=\"infra0\"\nETCD_LISTEN_CLIENT_URLS=\"http://0.0.0.0:2379,http://0.0.0.0:4001\"\n\
+         ETCD_ADVERTISE_CLIENT_URLS=\"http://10.0.0.1:2379\"\nETCD_INITIAL_CLUSTER=\"infra0=http://10.0.0.1:2380\"\n"
+    );
+}

@@ -650,6 +650,9 @@ pub struct Member {
     pub client_ur_ls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(bool, tag = "5")]
     pub is_learner: bool,
+    /// Not etcd's: the machine that the member lives on, by which it is known again at a new address or without its data.
+    #[prost(string, tag = "1000")]
+    pub machine: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,10 +1,13 @@
 //! What a member is when its directory is empty: one of the first, or one that joins.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
 
+use super::join::{self, Found, Joining};
 use super::peers::ask_members;
 use super::shared::random_u64;
 use super::{Settings, peers};
@@ -34,6 +37,18 @@ pub enum Bootstrap {
         /// Its members: name and URLs for peers.
         members: Vec<(String, Vec<String>)>,
     },
+    /// One that is let in by a token, or makes the cluster.
+    Join(Joining),
+}
+
+impl Bootstrap {
+    /// How the member finds its cluster by itself, if it does.
+    pub fn joining(&self) -> Option<&Joining> {
+        match self {
+            Self::Join(joining) => Some(joining),
+            _ => None,
+        }
+    }
 }
 
 /// Why a member cannot begin.
@@ -65,16 +80,21 @@ pub(super) struct First {
 }
 
 /// Finds out what a member without data is to be; nothing is asked when there is data.
-pub(super) async fn first(disk: &dyn Disk, settings: &Settings) -> Result<First, BootstrapError> {
+pub(super) async fn first(
+    disk: &dyn Disk,
+    settings: &Settings,
+    listeners: &[Arc<TcpListener>],
+) -> Result<Found, BootstrapError> {
     if State::exists(disk)? {
-        return Ok(First::default());
+        return Ok(Found::Member(First::default()));
     }
-    match &settings.bootstrap {
-        Bootstrap::Alone => {
-            let this = (settings.name.clone(), settings.peer_urls.clone());
-            let token = format!("{:x}", random_u64());
-            new_cluster(&settings.name, &[this], &token)
-        }
+    let first = match &settings.bootstrap {
+        Bootstrap::Join(joining) => return Ok(join::find(settings, joining, listeners).await),
+        Bootstrap::Alone => Ok(alone(Member {
+            name: settings.name.clone(),
+            peer_ur_ls: settings.peer_urls.clone(),
+            ..Member::default()
+        })),
         Bootstrap::New { members, token } => {
             let (_, urls) = members
                 .iter()
@@ -85,7 +105,21 @@ pub(super) async fn first(disk: &dyn Disk, settings: &Settings) -> Result<First,
             }
             new_cluster(&settings.name, members, token)
         }
-        Bootstrap::Existing { members } => join(settings, members).await,
+        Bootstrap::Existing { members } => added(settings, members).await,
+    };
+    first.map(Found::Member)
+}
+
+/// The only member of a new cluster.
+pub(super) fn alone(this: Member) -> First {
+    let member = random_u64().max(1);
+    First {
+        genesis: Genesis {
+            cluster: random_u64().max(1),
+            member,
+            members: vec![Member { id: member, ..this }],
+        },
+        others: Vec::new(),
     }
 }
 
@@ -140,7 +174,7 @@ fn id_of(parts: &[&[u8]]) -> u64 {
     u64::from_be_bytes(std::array::from_fn(|i| hash[i])).max(1)
 }
 
-async fn join(
+async fn added(
     settings: &Settings,
     members: &[(String, Vec<String>)],
 ) -> Result<First, BootstrapError> {
@@ -182,7 +216,7 @@ impl Settings {
     /// The URLs for peers that are not of a form that members can be reached at.
     pub fn bad_peer_urls(&self) -> Vec<&String> {
         let all = match &self.bootstrap {
-            Bootstrap::Alone => Vec::new(),
+            Bootstrap::Alone | Bootstrap::Join(_) => Vec::new(),
             Bootstrap::New { members, .. } | Bootstrap::Existing { members } => {
                 members.iter().flat_map(|(_, urls)| urls).collect()
             }

@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::join::Told;
 use super::shared::Shared;
+use super::token::{self, Token};
 use crate::bytes::Reader;
 use crate::node::Input;
 use crate::peer::PeerMessage;
@@ -23,11 +25,23 @@ use crate::wal::Owner;
 
 /// What a connection begins with.
 const MAGIC: &[u8; 8] = b"ORLOPEER";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The caller brings messages.
 const BRING: u8 = 1;
 /// The caller asks who takes part.
 const LIST: u8 = 2;
+/// The caller asks to take part, or says where it is.
+const JOIN: u8 = 3;
+/// The caller brings a client.
+const CLIENT: u8 = 4;
+/// Where members listen to each other unless configured otherwise.
+pub const PEER_PORT: u16 = 2380;
+/// Time that a request to take part may take: some entries have to be written.
+const JOIN_TIME: Duration = Duration::from_secs(15);
+/// URLs of one caller that are heeded.
+const MAX_URLS: usize = 16;
+/// Time that a client's way to a member may take to open.
+const OPEN_TIME: Duration = Duration::from_secs(5);
 const HELLO_BYTES: usize = 8 + 4 + 1 + 24;
 /// The longest frame: a message with its entries, and some.
 const MAX_FRAME_BYTES: usize = 80 << 20;
@@ -53,11 +67,36 @@ struct Lane {
 
 /// The ways to all other members.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(Mutex<HashMap<u64, Lane>>);
+pub(super) struct Lanes {
+    lanes: Mutex<HashMap<u64, Lane>>,
+    /// Where this member is reached, as far as it knows.
+    own: Arc<Mutex<Vec<String>>>,
+}
 
 impl Lanes {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Lane>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where this member is reached: connections begin with it from now on.
+    pub(super) fn at(&self, urls: &[String]) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = urls.to_vec();
+    }
+
+    fn open(&self, member: &Member, owner: Owner) -> Lane {
+        let (frames, receiver) = unbounded_channel();
+        let waiting = Arc::default();
+        let lane = Lane {
+            frames,
+            waiting: Arc::clone(&waiting),
+            urls: member.peer_ur_ls.clone(),
+        };
+        let caller = Caller {
+            owner,
+            urls: Arc::clone(&self.own),
+        };
+        tokio::spawn(carry(member.clone(), caller, receiver, waiting));
+        lane
     }
 
     /// Sends a message, or drops it.
@@ -90,31 +129,52 @@ impl Lanes {
         for member in roster.members.iter().filter(|m| m.id != owner.member) {
             lanes
                 .entry(member.id)
-                .or_insert_with(|| open(member, owner));
+                .or_insert_with(|| self.open(member, owner));
         }
     }
 
     /// A way to a member that is not in the roster yet, at the given URLs.
     pub(super) fn add(&self, member: &Member, owner: Owner) {
-        self.lock()
-            .entry(member.id)
-            .or_insert_with(|| open(member, owner));
+        if member.id != owner.member {
+            self.lock()
+                .entry(member.id)
+                .or_insert_with(|| self.open(member, owner));
+        }
+    }
+
+    /// A member says that it is at other URLs than the roster knows.
+    pub(super) fn redirect(&self, member: &Member, owner: Owner) {
+        if member.id == owner.member {
+            return;
+        }
+        let mut lanes = self.lock();
+        if lanes
+            .get(&member.id)
+            .is_none_or(|lane| lane.urls != member.peer_ur_ls)
+        {
+            lanes.insert(member.id, self.open(member, owner));
+        }
     }
 }
 
-fn open(member: &Member, owner: Owner) -> Lane {
-    let (frames, receiver) = unbounded_channel();
-    let waiting = Arc::default();
-    let lane = Lane {
-        frames,
-        waiting: Arc::clone(&waiting),
-        urls: member.peer_ur_ls.clone(),
-    };
-    tokio::spawn(carry(member.clone(), owner, receiver, waiting));
-    lane
+/// Who calls.
+#[derive(Debug)]
+struct Caller {
+    owner: Owner,
+    urls: Arc<Mutex<Vec<String>>>,
 }
 
-fn frame(payload: &[u8]) -> Vec<u8> {
+impl Caller {
+    /// What its connections begin with: a machine that has lost everything learns from it where its cluster is.
+    fn greeting(&self, to: u64) -> Vec<u8> {
+        let mut out = hello(BRING, self.owner.cluster, self.owner.member, to);
+        let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        out.extend_from_slice(&frame(urls.join(",").as_bytes()));
+        out
+    }
+}
+
+pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 8);
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     out.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
@@ -122,7 +182,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     out
 }
 
-async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
+pub(super) async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
     let mut head = [0; 8];
     stream.read_exact(&mut head).await?;
     let [a, b, c, d, check @ ..] = head;
@@ -182,13 +242,13 @@ async fn connect(urls: &[String]) -> io::Result<TcpStream> {
 /// Carries messages to one member until its lane is closed.
 async fn carry(
     member: Member,
-    owner: Owner,
+    caller: Caller,
     mut frames: UnboundedReceiver<Vec<u8>>,
     waiting: Arc<AtomicUsize>,
 ) {
     let mut told = false;
     while let Some(first) = frames.recv().await {
-        let Err(err) = carry_on(&member, owner, first, &mut frames, &waiting, &mut told).await
+        let Err(err) = carry_on(&member, &caller, first, &mut frames, &waiting, &mut told).await
         else {
             return;
         };
@@ -207,7 +267,7 @@ async fn carry(
 /// Carries messages over one connection until it breaks, or the lane is closed.
 async fn carry_on(
     member: &Member,
-    owner: Owner,
+    caller: &Caller,
     first: Vec<u8>,
     frames: &mut UnboundedReceiver<Vec<u8>>,
     waiting: &AtomicUsize,
@@ -219,8 +279,7 @@ async fn carry_on(
         log::info!("member {:x} is reached again", member.id);
     }
     let mut stream = BufWriter::with_capacity(64 << 10, stream);
-    let hello = hello(BRING, owner.cluster, owner.member, member.id);
-    stream.write_all(&hello).await?;
+    stream.write_all(&caller.greeting(member.id)).await?;
     let mut frame = first;
     loop {
         in_time(stream.write_all(&frame)).await?;
@@ -244,14 +303,19 @@ async fn in_time(write: impl Future<Output = io::Result<()>>) -> io::Result<()> 
 }
 
 /// Takes connections of other members.
-pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn listen(shared: Arc<Shared>, listener: Arc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     if let Err(err) = receive(&shared, stream).await {
-                        log::debug!("connection of a member from {address}: {err}");
+                        let level = if err.kind() == io::ErrorKind::PermissionDenied {
+                            log::Level::Warn
+                        } else {
+                            log::Level::Debug
+                        };
+                        log::log!(level, "connection of a member from {address}: {err}");
                     }
                 });
             }
@@ -263,9 +327,15 @@ pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut stream = BufReader::with_capacity(64 << 10, stream);
+/// What a connection began with.
+struct Hello {
+    kind: u8,
+    cluster: u64,
+    from: u64,
+    to: u64,
+}
+
+async fn read_hello(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Hello> {
     let mut bytes = [0; HELLO_BYTES];
     tokio::time::timeout(LIST_TIME, stream.read_exact(&mut bytes))
         .await
@@ -277,11 +347,65 @@ async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     if magic != MAGIC || version != VERSION {
         return Err(io::Error::other("it is no member of this version"));
     }
-    let kind = reader.u8().map_err(short)?;
-    let cluster = reader.u64().map_err(short)?;
-    let from = reader.u64().map_err(short)?;
-    let to = reader.u64().map_err(short)?;
+    Ok(Hello {
+        kind: reader.u8().map_err(short)?,
+        cluster: reader.u64().map_err(short)?,
+        from: reader.u64().map_err(short)?,
+        to: reader.u64().map_err(short)?,
+    })
+}
+
+/// Notes where members of a cluster call from, for a machine that is in none yet.
+pub(super) async fn note_callers(
+    listener: Arc<TcpListener>,
+    caller: tokio::sync::watch::Sender<Vec<String>>,
+) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            if !read_hello(&mut stream).await.is_ok_and(|h| h.kind == BRING) {
+                return;
+            }
+            let urls = tokio::time::timeout(LIST_TIME, read_frame(&mut stream)).await;
+            if let Ok(Ok(urls)) = urls {
+                let urls = String::from_utf8_lossy(&urls);
+                let urls = urls.split(',').filter(|url| address_of(url).is_some());
+                caller.send_replace(urls.take(MAX_URLS).map(str::to_owned).collect());
+            }
+        });
+    }
+}
+
+async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::with_capacity(64 << 10, stream);
+    let Hello {
+        kind,
+        cluster,
+        from,
+        to,
+    } = read_hello(&mut stream).await?;
     match kind {
+        JOIN | CLIENT => {
+            let token = shared
+                .token()
+                .ok_or_else(|| io::Error::other("this member has no token"))?;
+            let asked = tokio::time::timeout(OPEN_TIME, token::take(&mut stream, token, kind))
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
+            if kind == CLIENT {
+                asked.answer(&mut stream, token, &[]).await?;
+                shared.take_tunnel(stream.into_inner());
+                return Ok(());
+            }
+            let said = Member::decode(asked.body.as_slice()).map_err(io::Error::other)?;
+            let told = shared.admit(&said, cluster).await;
+            asked.answer(&mut stream, token, &told.encode()).await
+        }
         LIST => {
             let list = MemberListResponse {
                 header: Some(ResponseHeader {
@@ -294,6 +418,7 @@ async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
             stream.flush().await
         }
         BRING if cluster == shared.owner.cluster && to == shared.owner.member => {
+            read_frame(&mut stream).await?;
             let ended = bring(shared, &mut stream).await;
             shared.give(Input::Lost(from));
             ended
@@ -334,4 +459,64 @@ pub async fn ask_members(url: &str) -> io::Result<(u64, Vec<Member>)> {
     tokio::time::timeout(LIST_TIME, ask)
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Why a member's answer did not come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// It is not reached.
+    #[error("it cannot be reached: {0}")]
+    Connect(io::Error),
+    /// It is there, and does not talk.
+    #[error("it does not accept the token, or is no member yet: {0}")]
+    Refused(io::Error),
+    /// It said something that is no answer.
+    #[error("its answer is of another version")]
+    Version,
+}
+
+async fn prove(
+    url: &str,
+    token: &Token,
+    kind: u8,
+    cluster: u64,
+    body: &[u8],
+) -> Result<(TcpStream, Vec<u8>), AskError> {
+    let mut stream = connect(&[url.to_owned()])
+        .await
+        .map_err(AskError::Connect)?;
+    let talk = async {
+        stream.write_all(&hello(kind, cluster, 0, 0)).await?;
+        token::ask(&mut stream, token, kind, body).await
+    };
+    let answer = talk.await.map_err(AskError::Refused)?;
+    Ok((stream, answer))
+}
+
+/// Asks a member to take part in its cluster, or says to it where this member of `cluster` is.
+pub(super) async fn ask_to_join(
+    url: &str,
+    token: &Token,
+    said: &Member,
+    cluster: u64,
+) -> Result<Told, AskError> {
+    let said = said.encode_to_vec();
+    let asked = prove(url, token, JOIN, cluster, &said);
+    let (_, answer) = tokio::time::timeout(JOIN_TIME, asked)
+        .await
+        .map_err(|_| AskError::Connect(io::ErrorKind::TimedOut.into()))??;
+    Told::decode(&answer).ok_or(AskError::Version)
+}
+
+/// Opens a way for a client to a member.
+pub(super) async fn open_tunnel(urls: &[String], token: &Token) -> Result<TcpStream, AskError> {
+    let mut failed = AskError::Connect(io::ErrorKind::NotFound.into());
+    for url in urls {
+        match tokio::time::timeout(OPEN_TIME, prove(url, token, CLIENT, 0, &[])).await {
+            Ok(Ok((stream, _))) => return Ok(stream),
+            Ok(Err(err)) => failed = err,
+            Err(_) => failed = AskError::Connect(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(failed)
 }

@@ -1,15 +1,19 @@
 //! What the services share: the way to the member's thread, the state for reading, the watches.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tonic::Status as GrpcStatus;
 
+use super::join::Told;
 use super::peers::Lanes;
+use super::token::Token;
 use super::{ServeError, Settings};
 use crate::command::{Change, Command};
 use crate::mvcc::Reader;
@@ -49,6 +53,9 @@ pub(super) struct Shared {
     pub(super) revision: tokio::sync::watch::Sender<i64>,
     clock: Instant,
     pub(super) data_dir: std::path::PathBuf,
+    token: Option<Token>,
+    /// Clients that come by way of machines without a member.
+    tunnels: UnboundedSender<io::Result<TcpStream>>,
 }
 
 /// The watches, and where the responses of each stream go.
@@ -74,6 +81,7 @@ impl Shared {
         settings: &Settings,
         lanes: Arc<Lanes>,
         inputs: mpsc::Sender<Input<Ticket>>,
+        tunnels: UnboundedSender<io::Result<TcpStream>>,
     ) -> Result<Self, ServeError> {
         let owner = node.owner();
         lanes.follow(node.roster(), owner);
@@ -99,7 +107,47 @@ impl Shared {
             revision: tokio::sync::watch::channel(node.revision()).0,
             clock: Instant::now(),
             data_dir: settings.data_dir.clone(),
+            token: settings.bootstrap.joining().map(|j| j.token.clone()),
+            tunnels,
         })
+    }
+
+    /// The secret that lets machines in.
+    pub(super) fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+
+    /// Serves a client that came by way of another machine.
+    pub(super) fn take_tunnel(&self, stream: TcpStream) {
+        // When the server stops, there is no one to serve it any more.
+        let _ = self.tunnels.send(Ok(stream));
+    }
+
+    /// A member is at other URLs than the roster knows.
+    pub(super) fn redirect(&self, said: &Member) {
+        if self.roster().member(said.id).is_some() {
+            self.lanes.redirect(said, self.owner);
+        }
+    }
+
+    /// Where this member is reached.
+    pub(super) fn is_at(&self, urls: &[String]) {
+        self.lanes.at(urls);
+    }
+
+    /// Heeds what another member told of who takes part, as far as this one knows no better.
+    pub(super) fn meet(&self, told: &Told) {
+        if told.cluster != self.owner.cluster {
+            return;
+        }
+        for member in &told.members {
+            self.lanes.add(member, self.owner);
+        }
+    }
+
+    /// Another member says that this one has been removed.
+    pub(super) fn end_removed(&self) {
+        self.removed.send_replace(true);
     }
 
     /// Where the member stands.

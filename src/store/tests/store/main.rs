@@ -5,6 +5,7 @@ mod etcdctl;
 mod generated;
 mod historic;
 mod hostile;
+mod joining;
 mod keyspace;
 mod log;
 mod model;

@@ -1,0 +1,261 @@
+//! Machines that find their cluster by a token, as processes on loopback under Debian's `etcdctl`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use orlop_store::node::Options;
+use orlop_store::server::{Bootstrap, Joining, Settings, Token};
+
+use crate::etcdctl::free_address;
+
+/// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, and
+/// the peer URL that is asked.
+const MACHINE: &str = "ORLOP_STORE_TEST_MACHINE";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The machine's store, when this binary is started by one of the tests below; else nothing.
+#[test]
+fn machine_of_a_cluster() {
+    let Ok(words) = std::env::var(MACHINE) else {
+        return;
+    };
+    let words: Vec<&str> = words.split(' ').collect();
+    let [machine, data_dir, client, peer, token, seed] = words[..] else {
+        panic!("{words:?}");
+    };
+    let settings = Settings {
+        name: machine.into(),
+        data_dir: data_dir.into(),
+        listen: vec![client.parse().expect("an address")],
+        client_urls: vec![format!("http://{client}")],
+        peer_listen: vec![peer.parse().expect("an address")],
+        peer_urls: Vec::new(),
+        bootstrap: Bootstrap::Join(Joining {
+            token: Token::new(token.into()).expect("a token"),
+            seeds: vec![seed.into()],
+            founds: None,
+            machine: machine.into(),
+        }),
+        options: Options::default(),
+    };
+    if let Err(err) = orlop_store::server::run(&settings, |_| {}) {
+        eprintln!("{machine}: {:#}", anyhow::Error::new(err));
+        std::process::exit(3);
+    }
+}
+
+struct Machine {
+    name: String,
+    data_dir: PathBuf,
+    client: SocketAddr,
+    peer: SocketAddr,
+    token: &'static str,
+    seed: String,
+    process: Option<Child>,
+}
+
+impl Machine {
+    fn start(&mut self) {
+        let words = [
+            self.name.clone(),
+            self.data_dir.display().to_string(),
+            self.client.to_string(),
+            self.peer.to_string(),
+            self.token.to_owned(),
+            self.seed.clone(),
+        ];
+        let child = Command::new(std::env::current_exe().expect("the test is a file"))
+            .args(["joining::machine_of_a_cluster", "--exact", "--nocapture"])
+            .env(MACHINE, words.join(" "))
+            .stdout(Stdio::null())
+            .spawn();
+        self.process = Some(child.expect("the machine starts"));
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// What a command prints, or `None` when it fails.
+    fn etcdctl(&self, words: &[&str]) -> Option<String> {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--command-timeout=3s", "--endpoints"])
+            .arg(self.client.to_string())
+            .args(words)
+            .stderr(Stdio::null())
+            .output()
+            .expect("etcdctl starts");
+        let said = String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned();
+        output.status.success().then_some(said)
+    }
+
+    /// Runs a command until it prints what is wanted.
+    fn wait_for(&self, words: &[&str], wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let said = self.etcdctl(words);
+            match said {
+                Some(said) if wanted(&said) => return said,
+                _ => assert!(Instant::now() < end, "{} {words:?}: {said:?}", self.name),
+            }
+        }
+    }
+
+    fn insist(&self, words: &[&str]) -> String {
+        self.wait_for(words, |_| true)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Machines with one configuration: the first one's address and a token.
+fn machines(directory: &Path, count: usize) -> Vec<Machine> {
+    let seed = free_address();
+    (0..count)
+        .map(|i| Machine {
+            name: format!("m{i}"),
+            data_dir: directory.join(format!("m{i}")),
+            client: free_address(),
+            peer: if i == 0 { seed } else { free_address() },
+            token: "one-for-all-of-them",
+            seed: format!("http://{seed}"),
+            process: None,
+        })
+        .collect()
+}
+
+/// Id and URL for peers of each voter that has started, by name.
+fn voters(list: &str) -> Vec<(String, String, String)> {
+    list.lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split(", ").collect();
+            match words[..] {
+                [id, "started", name, peer, _, "false"] => {
+                    Some((name.to_owned(), id.to_owned(), peer.to_owned()))
+                }
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+fn voter(list: &str, name: &str) -> Option<(String, String)> {
+    let found = voters(list).into_iter().find(|(n, ..)| n == name)?;
+    Some((found.1, found.2))
+}
+
+#[test]
+fn machines_join_by_a_token_and_come_back_without_a_command() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 3);
+    // In the wrong order: whoever cannot make the cluster waits for it.
+    for machine in machines.iter_mut().rev() {
+        machine.start();
+    }
+    let list = |machine: &Machine, wanted: &dyn Fn(&str) -> bool| {
+        machine.wait_for(&["member", "list"], wanted)
+    };
+    let three = list(&machines[2], &|list| voters(list).len() == 3);
+    assert_eq!(machines[2].insist(&["put", "k", "v"]), "OK");
+    assert_eq!(machines[0].insist(&["get", "k", "--print-value-only"]), "v");
+
+    // A new address: it is the same member.
+    let (id, _) = voter(&three, "m2").expect("it is listed");
+    machines[2].kill();
+    machines[2].peer = free_address();
+    machines[2].start();
+    let url = format!("http://{}", machines[2].peer);
+    list(&machines[0], &|list| {
+        voter(list, "m2") == Some((id.clone(), url.clone()))
+    });
+    machines[2].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+
+    // An empty disk: it takes the place of the member that it was.
+    let (id, _) = voter(&three, "m1").expect("it is listed");
+    machines[1].kill();
+    std::fs::remove_dir_all(&machines[1].data_dir).expect("it is there");
+    machines[1].start();
+    let replaced = |name: &'static str, id: String| {
+        move |list: &str| {
+            voters(list).len() == 3
+                && list.lines().count() == 3
+                && voter(list, name).is_some_and(|(now, _)| now != id)
+        }
+    };
+    list(&machines[0], &replaced("m1", id));
+    machines[1].wait_for(
+        &["get", "k", "--print-value-only", "--consistency=s"],
+        |said| said == "v",
+    );
+
+    // The machine whose address all are given loses its disk: it makes no second cluster.
+    let (id, _) = voter(&three, "m0").expect("it is listed");
+    machines[0].kill();
+    std::fs::remove_dir_all(&machines[0].data_dir).expect("it is there");
+    machines[0].start();
+    list(&machines[1], &replaced("m0", id));
+    machines[0].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+
+    // All of them at once.
+    for machine in &mut machines {
+        machine.kill();
+    }
+    for machine in &mut machines {
+        machine.start();
+    }
+    machines[1].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+}
+
+#[test]
+fn a_machine_with_another_token_stays_outside() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 2);
+    machines[1].token = "a-guess";
+    for machine in &mut machines {
+        machine.start();
+    }
+    machines[0].insist(&["put", "k", "v"]);
+    assert_eq!(machines[1].etcdctl(&["get", "k"]), None);
+    let list = machines[0].insist(&["member", "list"]);
+    assert_eq!(list.lines().count(), 1, "{list}");
+}
+
+#[test]
+fn the_sixth_machine_passes_its_clients_on_until_there_is_a_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 6);
+    let (last, first_five) = machines.split_last_mut().expect("there are six");
+    for machine in first_five.iter_mut() {
+        machine.start();
+    }
+    first_five[0].wait_for(&["member", "list"], |list| voters(list).len() == 5);
+    last.start();
+    assert_eq!(last.insist(&["put", "k", "v"]), "OK");
+    let list = last.insist(&["member", "list"]);
+    assert_eq!(list.lines().count(), 5, "{list}");
+    assert_eq!(
+        first_five[4].insist(&["get", "k", "--print-value-only"]),
+        "v"
+    );
+    // The member that it passes clients on to dies: another one answers.
+    let leader = first_five.iter_mut().find(|m| m.name == "m0");
+    leader.expect("it is one of them").kill();
+    last.wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+    // One leaves for good, and there is a place.
+    let (id, _) = voter(&list, "m0").expect("it is listed");
+    last.insist(&["member", "remove", &id]);
+    last.wait_for(&["member", "list"], |list| voter(list, "m5").is_some());
+    last.wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+}
