@@ -1,4 +1,6 @@
-//! `make demo`: from nothing to a web page from a container, and once more after a restart.
+//! `make demo`: one machine, from nothing to a web page from a container, and once more after a restart; then three that are one.
+
+pub mod three;
 
 use std::io::IsTerminal as _;
 use std::time::Instant;
@@ -10,12 +12,22 @@ use crate::guest::{BOOT_PATIENCE, Guest, Machine, WEB};
 use crate::image::{self, Options, Project};
 
 /// Prints a line for each step as it ends.
-struct Steps {
+#[derive(Debug)]
+pub struct Steps {
     start: Instant,
     colours: bool,
 }
 
 impl Steps {
+    /// The time begins now.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self {
+            start: Instant::now(),
+            colours: std::io::stdout().is_terminal(),
+        }
+    }
+
     fn done(&self, since: Instant, text: &str) {
         let (bold, plain) = if self.colours {
             ("\x1b[1m", "\x1b[0m")
@@ -48,10 +60,7 @@ impl Steps {
 /// # Errors
 /// A step fails: the reason first, then, where there is a guest, its console's last lines and where their log lies.
 pub fn run(project: &Project, options: &Options) -> Result<()> {
-    let steps = Steps {
-        start: Instant::now(),
-        colours: std::io::stdout().is_terminal(),
-    };
+    let steps = Steps::begin();
     let products = steps.step("the image is built", || image::image(project, options))?;
     let accel = steps.step("looked whether KVM works here", || Ok(accel::probe()))?;
     steps.show(match accel {
@@ -69,7 +78,12 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     )?;
     let mut guest = steps.step("the guest is switched on", || machine.start())?;
     life(&steps, &mut guest)
-        .map_err(|error| anyhow!("the demo failed: {error:#}\n{}", guest.last_words()))
+        .map_err(|error| anyhow!("the demo failed: {error:#}\n{}", guest.last_words()))?;
+    drop(guest);
+    let (mut cluster, _) = three::tell(&steps, project, &products, "demo")?;
+    steps.step("all three powered off in order", || cluster.power_off())?;
+    println!("demo: passed; console logs: build/guests/demo*/console.log");
+    Ok(())
 }
 
 fn life(steps: &Steps, guest: &mut Guest) -> Result<()> {
@@ -117,7 +131,6 @@ fn life(steps: &Steps, guest: &mut Guest) -> Result<()> {
         "the power button was pressed, and the machine powered off in order",
         || guest.press_power_button(),
     )?;
-    println!("demo: passed; console log: {}", guest.log.path.display());
     Ok(())
 }
 

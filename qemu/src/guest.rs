@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::accel::{self, Accel};
 use crate::console::{Log, Shell};
 use crate::image::{Products, Project};
+use crate::lan::Cable;
 use crate::process::{self, Owned};
 use crate::qmp::Qmp;
 use crate::seed::{self, Seed};
@@ -86,8 +87,12 @@ pub struct Machine {
     pub ports: Vec<u16>,
     /// The network card.
     pub network: Network,
+    /// A second card, on a network with other guests.
+    pub cable: Option<Cable>,
     /// The serial line.
     pub serial: Serial,
+    /// Processors.
+    pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// The data disk's size in bytes; nothing: no data disk.
@@ -132,7 +137,9 @@ impl Machine {
             command_line,
             ports: vec![SSH, WEB],
             network: Network::Closed,
+            cable: None,
             serial: Serial::Socket,
+            cpus: 2,
             memory_mib: 512,
             data_bytes: Some(1 << 30),
         })
@@ -264,7 +271,7 @@ impl Machine {
     }
 
     fn arguments(&self, accel: Accel, ports: &BTreeMap<u16, u16>, log: &Path) -> Vec<String> {
-        let memory = self.memory_mib.to_string();
+        let (memory, cpus) = (self.memory_mib.to_string(), self.cpus.to_string());
         let mut arguments: Vec<String> = [
             "-nodefaults",
             "-no-user-config",
@@ -275,7 +282,7 @@ impl Machine {
             "-cpu",
             "max",
             "-smp",
-            "2",
+            &cpus,
             "-m",
             &memory,
             "-accel",
@@ -366,6 +373,9 @@ impl Machine {
             }
             add("-netdev", user);
             add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+        }
+        if let Some(cable) = &self.cable {
+            arguments.extend(cable.arguments());
         }
         arguments
     }

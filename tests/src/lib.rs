@@ -69,6 +69,13 @@ pub fn project_file(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The turn of one test to have guests.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind that the next one would mind.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One machine, its guest, and what was found wrong with it.
 #[derive(Debug)]
 pub struct Scenario {
@@ -104,9 +111,7 @@ impl Scenario {
         user_data: &str,
         change: impl FnOnce(&mut Machine) -> Result<()>,
     ) -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        // A test that failed leaves nothing behind that the next one would mind.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         let prepared = (|| {
             let project = Project::here();
             let mut machine = Machine::new(&project, name, products)?;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bare;
 mod boot_stage;
+mod cluster;
 mod containers;
 mod demo;
 mod fleet;
