@@ -4,7 +4,12 @@ use crate::field::unknown_key;
 use crate::node::{Node, Reader, Value};
 
 /// Keys of coreos-cloudinit that stand elsewhere in the native form.
-const MOVED: [(&str, &str); 3] = [("units", "units"), ("etcd2", "store"), ("etcd", "store")];
+const MOVED: [(&str, &str); 4] = [
+    ("fleet", "fleet"),
+    ("units", "units"),
+    ("etcd2", "store"),
+    ("etcd", "store"),
+];
 
 /// Keys of coreos-cloudinit and cloud-init that are understood but have no effect, and what to do instead.
 const NO_EFFECT: &[(&str, &str)] = &[
@@ -29,6 +34,27 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "coreos.ssh_authorized_keys",
         "ssh_authorized_keys stands at the top, not below coreos",
     ),
+    (
+        "fleet.agent_ttl",
+        "write LostAfter= in the [X-Fleet] section of units instead",
+    ),
+    (
+        "fleet.engine_reconcile_interval",
+        "changes are acted on as they come",
+    ),
+    (
+        "fleet.etcd_key_prefix",
+        "the keys are those of docs/fleet-keys.md",
+    ),
+    (
+        "fleet.etcd_request_timeout",
+        "requests are made again until they are done",
+    ),
+    (
+        "fleet.verbosity",
+        "the log is that of fleet.service: journalctl -u fleet",
+    ),
+    ("fleet.verify_units", "units are not signed"),
     ("fqdn", "use hostname"),
     ("mounts", "write a .mount unit under units instead"),
     ("ntp", "the clock is set by Orlop itself"),

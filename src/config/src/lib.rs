@@ -26,8 +26,8 @@ pub use compile::{
 pub use field::{Collected, Key, Setting, Settings, Shown};
 pub use input::{Input, Kind, load};
 pub use machine::{
-    Conntrack, Data, DropIn, Install, Interface, Machine, Network, Route, Store, Unit, Update,
-    User, WriteFile,
+    Conntrack, Data, DropIn, Fleet, Install, Interface, Machine, Network, Route, Store, Unit,
+    Update, User, WriteFile,
 };
 pub use problem::{Problem, Severity, Source, Sourced};
 pub use scalar::{

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use crate::field::{Collected, Item, Settings, record};
 use crate::problem::Sourced;
 use crate::scalar::{
-    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Mode, RouteTarget, Secret,
-    SshKey, Token, UnitCommand,
+    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Metadata, Mode, RouteTarget,
+    Secret, SshKey, Token, UnitCommand,
 };
 
 record! {
@@ -26,6 +26,8 @@ record! {
         pub network: Network,
         /// The machine's member of the clustered store.
         pub store: Store,
+        /// The machine's part in the cluster (also `coreos.fleet`).
+        pub fleet: Fleet,
         /// New versions: where they come from, and when one is good.
         pub update: Update,
         /// What happens on a machine that runs from memory and has a disk to live on.
@@ -160,6 +162,28 @@ record! {
         pub auto_compaction_mode: Option<Sourced<String>>,
         /// How long, or how many, old revisions are kept.
         pub auto_compaction_retention: Option<Sourced<String>>,
+    }
+}
+
+record! {
+    /// The machine's part in the cluster that `fleetctl` speaks to; the names are fleet's.
+    pub struct Fleet {
+        /// Whether this machine has one; `command: start` for fleet.service says the same.
+        pub enabled: Option<Sourced<bool>>,
+        /// What MachineMetadata= of units is compared with: `KEY=VALUE`, with commas between.
+        pub metadata: Option<Sourced<Metadata>>,
+        /// The address at which other machines reach this one; the one towards the default route when not given.
+        pub public_ip: Option<Sourced<IpAddr>>,
+        /// The store's client URLs, with commas between; this machine's own member when not given.
+        pub etcd_servers: Option<Sourced<String>>,
+        /// The file of the certificates that the store's own is checked by.
+        pub etcd_cafile: Option<Sourced<String>>,
+        /// The file of the certificate that is shown to the store.
+        pub etcd_certfile: Option<Sourced<String>>,
+        /// The file of that certificate's key.
+        pub etcd_keyfile: Option<Sourced<String>>,
+        /// Whether this machine never leads the scheduler.
+        pub disable_engine: Option<Sourced<bool>>,
     }
 }
 

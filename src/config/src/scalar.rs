@@ -135,6 +135,35 @@ impl Scalar for IpAddr {
     }
 }
 
+/// What a machine says of itself: `KEY=VALUE`, with commas between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Metadata(String);
+
+impl FromStr for Metadata {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        for pair in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let good = pair.split_once('=').is_some_and(|(key, value)| {
+                !key.is_empty() && !value.is_empty() && !value.contains('=')
+            });
+            if !good || pair.contains(char::is_control) {
+                return Err(format!("{} is not KEY=VALUE", quoted(pair)));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+text_value!(Metadata, "KEY=VALUE,…");
+
 /// A host's name: RFC 1123 labels, at most 64 characters (`HOST_NAME_MAX`, include/uapi/linux/utsname.h `__NEW_UTS_LEN`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

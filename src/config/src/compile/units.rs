@@ -2,8 +2,8 @@
 
 use super::files::decode;
 use super::{Base, Plan};
-use crate::machine::{Machine, Unit};
-use crate::problem::{Problem, Source, quoted};
+use crate::machine::{Fleet, Machine, Unit};
+use crate::problem::{Problem, Source, Sourced, quoted};
 use crate::scalar::{Content, UnitCommand};
 
 const IMAGE: &str = "/usr/lib/orlop/units";
@@ -47,6 +47,7 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
         let name = "orlop-install.service";
         start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
     }
+    fleet(&machine.fleet, plan);
     if let Some(enabled) = &machine.store.enabled {
         // The store is a unit of the image like any other.
         match enabled.value {
@@ -60,6 +61,45 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
                 "/dev/null".to_owned(),
             ),
         }
+    }
+}
+
+/// fleet's settings reach the agent as coreos-cloudinit gave them to fleetd: in its environment, by a drop-in.
+fn fleet(fleet: &Fleet, plan: &mut Plan) {
+    const UNIT: &str = "orlop-agent.service";
+    if let Some(enabled) = &fleet.enabled {
+        match enabled.value {
+            true => start_at_boot(UNIT, &format!("{IMAGE}/{UNIT}"), plan),
+            false => plan.link(format!("{RUNTIME}/{UNIT}"), "/dev/null".to_owned()),
+        }
+    }
+    let mut lines = String::new();
+    let mut source = None;
+    let mut set = |name: &str, value: Option<(String, &Source)>| {
+        if let Some((value, from)) = value {
+            let escaped = value
+                .replace('\\', r"\\")
+                .replace('"', r#"\""#)
+                .replace('%', "%%");
+            lines.push_str(&format!("Environment=\"FLEET_{name}={escaped}\"\n"));
+            source.get_or_insert_with(|| from.clone());
+        }
+    };
+    fn text<T: ToString>(value: &Option<Sourced<T>>) -> Option<(String, &Source)> {
+        value
+            .as_ref()
+            .map(|value| (value.value.to_string(), &value.source))
+    }
+    set("METADATA", text(&fleet.metadata));
+    set("PUBLIC_IP", text(&fleet.public_ip));
+    set("ETCD_SERVERS", text(&fleet.etcd_servers));
+    set("ETCD_CAFILE", text(&fleet.etcd_cafile));
+    set("ETCD_CERTFILE", text(&fleet.etcd_certfile));
+    set("ETCD_KEYFILE", text(&fleet.etcd_keyfile));
+    set("DISABLE_ENGINE", text(&fleet.disable_engine));
+    if let Some(source) = source {
+        let path = format!("{RUNTIME}/{UNIT}.d/20-cloudinit.conf");
+        plan.file(&path, format!("[Service]\n{lines}"), 0o644, &source);
     }
 }
 

@@ -294,6 +294,30 @@ fn the_store_is_wanted_or_masked_as_the_configuration_says() {
 }
 
 #[test]
+fn fleets_settings_are_the_agents_environment() {
+    let plan = plan(
+        "coreos:\n  fleet:\n    public-ip: 10.0.0.7\n    metadata: region=eu,disk=ssd\n    disable-engine: true\nfleet:\n  enabled: true\n",
+    );
+    assert_eq!(
+        content(
+            &plan,
+            "/run/systemd/system/orlop-agent.service.d/20-cloudinit.conf"
+        ),
+        "[Service]\nEnvironment=\"FLEET_METADATA=region=eu,disk=ssd\"\nEnvironment=\"FLEET_PUBLIC_IP=10.0.0.7\"\n\
+         Environment=\"FLEET_DISABLE_ENGINE=true\"\n"
+    );
+    let wanted = "/run/systemd/system/multi-user.target.wants/orlop-agent.service";
+    assert!(link(&plan, wanted).is_some());
+}
+
+#[test]
+fn metadata_that_could_never_match_is_told() {
+    let text = plan_and_problems("coreos: {fleet: {metadata: 'a=b=c', agent_ttl: 60s}}\n");
+    assert!(text.contains("is not KEY=VALUE"), "{text}");
+    assert!(text.contains("LostAfter="), "{text}");
+}
+
+#[test]
 fn an_installation_that_is_asked_for_is_a_unit_of_the_start() {
     let wanted = "/run/systemd/system/multi-user.target.wants/orlop-install.service";
     assert!(link(&plan("install: {disk: 'size=largest'}\n"), wanted).is_some());
