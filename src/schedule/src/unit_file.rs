@@ -56,6 +56,7 @@ impl UnitFile {
                 fatal.into_iter().map(|f| f.message).collect(),
             ));
         }
+        warnings.extend(ignored_install(&options));
         let service = load(name, &options, &mut warnings);
         let needs = Needs::derive(&constraints.asked, service.as_ref());
         Ok(Self {
@@ -92,6 +93,23 @@ impl UnitFile {
     pub fn has_section(&self, section: &str) -> bool {
         self.options.iter().any(|o| o.section == section)
     }
+}
+
+/// fleet enabled units that had this section; here the cluster alone says where a unit starts, and when.
+fn ignored_install(options: &[UnitOption]) -> Option<Finding> {
+    let mut keys: Vec<&str> = options
+        .iter()
+        .filter(|o| o.section == "Install")
+        .map(|o| o.name.as_str())
+        .collect();
+    keys.dedup();
+    (!keys.is_empty()).then(|| Finding {
+        fatal: false,
+        message: format!(
+            "[Install] is ignored ({}): units of the cluster are not enabled, `fleetctl start` starts them",
+            keys.join(", ")
+        ),
+    })
 }
 
 fn file_name(name: &UnitName, options: &[UnitOption]) -> String {
@@ -170,6 +188,19 @@ mod tests {
         assert_eq!(
             (name.as_str(), unit.file_name(&name).as_str()),
             ("web.service", "web.container")
+        );
+    }
+
+    #[test]
+    fn what_an_install_section_asks_for_is_told_to_be_ignored() {
+        let unit = parse(
+            "web.service",
+            "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=a.service\nWantedBy=b.service\nAlias=c.service\n",
+        );
+        let warnings: Vec<&str> = unit.warnings.iter().map(|w| w.message.as_str()).collect();
+        assert!(
+            matches!(warnings[..], [one] if one.starts_with("[Install] is ignored (WantedBy, Alias)")),
+            "{warnings:?}"
         );
     }
 
