@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::api;
 use crate::client::{Client, ClientError};
+use crate::facts::Facts;
 use crate::records::MachineRecord;
 use crate::registry::{Change, PRESENCE_TTL, Registry};
 use crate::supervisor::Supervisor;
@@ -30,7 +31,7 @@ pub struct Settings {
     /// This machine's id.
     pub machine_id: String,
     /// What this machine has.
-    pub facts: MachineRecord,
+    pub facts: Facts,
     /// Where units' files go; PID 1 reads it.
     pub units_directory: PathBuf,
     /// Where the last assignment is kept.
@@ -124,6 +125,8 @@ pub(crate) struct State {
     clock: StoreClock,
     /// The lease that stands for this machine.
     pub(crate) lease: Option<i64>,
+    /// What this machine has.
+    pub(crate) facts: MachineRecord,
 }
 
 impl Shared {
@@ -206,6 +209,7 @@ pub async fn serve(
             unseen: Vec::new(),
             clock: StoreClock::default(),
             lease: None,
+            facts: settings.facts.look(),
         }),
         changes: watch::Sender::new(0),
         started: Instant::now(),

@@ -1,9 +1,11 @@
 //! What this machine has for units.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use orlop_schedule::UnitName;
@@ -26,6 +28,35 @@ const OWN_PORTS: &[&str] = &[
 ];
 /// An address in TEST-NET-1 (RFC 5737): the route to it is the default route; nothing is sent.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+/// Where the agent learns what the machine has. It looks again from time to time: addresses come late, disks grow.
+#[derive(Clone)]
+pub struct Facts(Arc<dyn Fn() -> MachineRecord + Send + Sync>);
+
+impl Facts {
+    /// What `look` finds each time.
+    pub fn new(look: impl Fn() -> MachineRecord + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    /// What is found now.
+    #[must_use]
+    pub fn look(&self) -> MachineRecord {
+        (self.0)()
+    }
+}
+
+impl From<MachineRecord> for Facts {
+    fn from(record: MachineRecord) -> Self {
+        Self::new(move || record.clone())
+    }
+}
+
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Facts").field(&self.look()).finish()
+    }
+}
 
 /// What the machine has. `data` is on the data volume, `unit_directories` are those of the machine's own units.
 #[must_use]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use orlop_agent::agent::{self, Settings, Timing};
-use orlop_agent::facts;
+use orlop_agent::facts::{self, Facts};
 use orlop_agent::supervisor::Pid1;
 
 use crate::{stderr, store, unit};
@@ -20,7 +20,8 @@ const GROUP: &str = "sudo";
 
 /// Takes work from the store, reports what is, and may lead the scheduler.
 ///
-/// Each flag can be given in the environment, as fleetd's were: FLEET_PUBLIC_IP, FLEET_METADATA, FLEET_ETCD_SERVERS.
+/// Each flag can be given in the environment, as fleetd's were: FLEET_PUBLIC_IP, FLEET_METADATA, FLEET_ETCD_SERVERS,
+/// FLEET_DISABLE_ENGINE.
 #[derive(Debug, Parser)]
 #[command(name = "orlop agent", no_binary_name = true)]
 struct Flags {
@@ -120,6 +121,12 @@ fn settings(
         .ancestors()
         .find(|path| path.is_dir())
         .map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let disable_engine = environment("FLEET_DISABLE_ENGINE").unwrap_or_default();
+    let no_lead = match disable_engine.as_str() {
+        "" | "0" | "false" => flags.no_lead,
+        "1" | "true" => true,
+        other => return Err(format!("FLEET_DISABLE_ENGINE is {other:?}: true or false")),
+    };
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     Ok(Settings {
         endpoints: endpoints
@@ -128,7 +135,7 @@ fn settings(
             .filter(|url| !url.is_empty())
             .collect(),
         machine_id,
-        facts: facts::gather(&data, &unit::DIRECTORIES, &metadata, public_ip),
+        facts: Facts::new(move || facts::gather(&data, &unit::DIRECTORIES, &metadata, public_ip)),
         units_directory: flags.units_directory,
         state_directory: flags.state_directory,
         boot_id: facts::boot_id(),
@@ -136,7 +143,7 @@ fn settings(
         listen_for_writes: flags.listen_for_writes,
         socket: Some(flags.socket),
         socket_group: group_id(&groups, GROUP),
-        may_lead: !flags.no_lead,
+        may_lead: !no_lead,
         timing: Timing::default(),
     })
 }
@@ -187,12 +194,12 @@ mod tests {
         ];
         let args = ["--machine-id", "m1"];
         let from_environment = parsed(&args, &environment).unwrap();
-        assert_eq!(from_environment.facts.ip, "10.0.0.9");
-        assert_eq!(from_environment.facts.metadata["b"], "2");
+        assert_eq!(from_environment.facts.look().ip, "10.0.0.9");
+        assert_eq!(from_environment.facts.look().metadata["b"], "2");
         assert_eq!(from_environment.endpoints.len(), 2);
         let args = ["--machine-id", "m1", "--metadata", "c=3"];
         let from_flags = parsed(&args, &environment).unwrap();
-        assert_eq!(from_flags.facts.metadata.len(), 1);
+        assert_eq!(from_flags.facts.look().metadata.len(), 1);
         assert!(parsed(&["--machine-id", "m1", "--metadata", "c"], &[]).is_err());
     }
 

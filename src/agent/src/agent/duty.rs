@@ -14,7 +14,7 @@ use super::{AgentError, ROUND, Shared, Values, assignment, back_off, chain};
 use crate::client::{ClientError, Write};
 use crate::hands::{self, Chain, Observed, Step};
 use crate::keys::Key;
-use crate::records::{Assignment, UnitState};
+use crate::records::{Assignment, MachineRecord, UnitState};
 use crate::services;
 use crate::supervisor::Supervisor;
 
@@ -51,9 +51,8 @@ async fn register(shared: &Shared) -> Result<i64, ClientError> {
         .client
         .grant(shared.settings.timing.presence_ttl)
         .await?;
-    let record = serde_json::to_string(&shared.settings.facts).unwrap_or_default();
     let writes = [
-        Write::Put(Key::Machine(shared.id.clone()).to_string(), record, 0),
+        machine_record(shared, shared.settings.facts.look()),
         Write::Put(
             Key::Presence(shared.id.clone()).to_string(),
             shared.settings.boot_id.clone(),
@@ -66,6 +65,28 @@ async fn register(shared: &Shared) -> Result<i64, ClientError> {
     Ok(lease)
 }
 
+/// The write that tells what the machine has, which is what it has from now on.
+fn machine_record(shared: &Shared, facts: MachineRecord) -> Write {
+    let text = serde_json::to_string(&facts).unwrap_or_default();
+    shared.state().facts = facts;
+    Write::Put(Key::Machine(shared.id.clone()).to_string(), text, 0)
+}
+
+/// Tells what the machine has when that has changed.
+async fn renew_facts(shared: &Shared) {
+    let found = shared.settings.facts.look();
+    let known = shared.state().facts.clone();
+    if found == known {
+        return;
+    }
+    let write = machine_record(shared, found);
+    if let Err(err) = shared.client.transact(&[], &[write]).await {
+        // It is found to be new once more.
+        shared.state().facts = known;
+        log::debug!("cannot tell what this machine has: {}", chain(&err));
+    }
+}
+
 /// Until the lease has ended.
 async fn hold(shared: &Shared, lease: i64) {
     let mut beat = tokio::time::interval(shared.settings.timing.presence_ttl / 5);
@@ -73,7 +94,10 @@ async fn hold(shared: &Shared, lease: i64) {
     loop {
         beat.tick().await;
         match shared.client.keep_alive(lease).await {
-            Ok(true) => shared.heard_store(true),
+            Ok(true) => {
+                shared.heard_store(true);
+                renew_facts(shared).await;
+            }
             Ok(false) => {
                 log::warn!("the lease of this machine has ended, registering anew");
                 return;
@@ -319,7 +343,7 @@ impl Duty {
             if matches!(observed.active.as_str(), "active" | "reloading")
                 && let Some(job) = state.registry.job(&unit)
             {
-                let address = &shared.settings.facts.ip;
+                let address = &state.facts.ip;
                 values.extend(services::published(&unit, &job.file, &shared.id, address));
             }
         }

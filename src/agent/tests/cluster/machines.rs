@@ -208,7 +208,7 @@ impl Cluster {
                 settings: Settings {
                     endpoints: vec![way.url()],
                     machine_id: id,
-                    facts,
+                    facts: facts.into(),
                     units_directory: own.join("units"),
                     state_directory: own.join("state"),
                     boot_id: "boot".to_owned(),
