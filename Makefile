@@ -26,7 +26,7 @@ deps: ## install the Debian packages that are missing (root or sudo)
 image: deps ## build dist/: kernel, initramfs, root, slot, raw and qcow2 disk, sums, SBOM
 	@$(qemu) image --profile $(PROFILE) --machine $(MACHINE) --output $(dist)
 
-demo: deps ## boot a guest, fetch a page from its container, restart it, power it off
+demo: deps ## boot a guest and restart it; boot three that are one, cut the power of one
 	@$(qemu) demo --profile $(PROFILE)
 
 run: deps ## boot a guest with CONFIG=..., its console on this terminal

@@ -23,10 +23,12 @@ enum Command {
     Image(ImageArguments),
     /// Build build/bare.cpio: a root whose PID 1 is `init` at once, without an initramfs stage
     Bare(BinaryArguments),
-    /// Boot a guest, fetch its page, restart it, power it off
+    /// Boot a guest and restart it; boot three and lose one
     Demo(ImageArguments),
     /// Boot a guest with its console on this terminal
     Run(RunArguments),
+    /// Boot three guests that form a cluster, and keep them until the end of the input
+    Cluster(ImageArguments),
     /// Measure boots by counted instructions, and sizes
     Bench(ImageArguments),
 }
@@ -126,6 +128,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Run(arguments) => {
             let options = arguments.image.options(&project);
             interactive::run(&project, &options, &arguments.config, &arguments.port)?;
+        }
+        Command::Cluster(arguments) => {
+            let options = arguments.options(&project);
+            demo::three::keep(&project, &options)?;
         }
         Command::Bench(arguments) => bench::run(&project, &arguments.options(&project))?,
         Command::Bare(arguments) => {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Steps;
 use crate::cluster::{self, Cluster};
 use crate::guest::BOOT_PATIENCE;
-use crate::image::{Products, Project};
+use crate::image::{self, Options, Products, Project};
 use crate::process;
 
 /// The cloud-config of all three.
@@ -43,6 +43,23 @@ pub fn tell(
             Err(error.context(words))
         }
     }
+}
+
+/// Boots the three machines, says how to get in, and keeps them until the end of the input.
+///
+/// # Errors
+/// The image cannot be built, or a guest does not start.
+pub fn keep(project: &Project, options: &Options) -> Result<()> {
+    let products = image::image(project, options)?;
+    let user_data = std::fs::read(project.path(CONFIGURATION))
+        .with_context(|| format!("read {CONFIGURATION}"))?;
+    let mut cluster = Cluster::new(project, "cluster", &products, 3, &user_data)?;
+    for member in 0..3 {
+        cluster.switch_on(member)?;
+        println!("{}", cluster.ssh(member)?.command_line());
+    }
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("read the input")?;
+    cluster.power_off()
 }
 
 fn in_order(steps: &Steps, cluster: &mut Cluster) -> Result<Figures> {

@@ -9,9 +9,6 @@ data:
 store:
   enabled: true
 write_files:
-  - path: /etc/fleet/environment
-    content: |
-      FLEET_METADATA=role=web
   - path: /etc/units/hello@.service
     content: |
       [Service]
@@ -30,7 +27,15 @@ write_files:
       [Service]
       Type=oneshot
       ExecStart=/bin/sh -c 'echo the reason; exit 7'
+  - path: /etc/units/enabled.service
+    content: |
+      [Service]
+      ExecStart=/bin/sleep 1000
+      [Install]
+      WantedBy=multi-user.target
 coreos:
+  fleet:
+    metadata: role=web
   units:
     - name: fleet.service
       command: start
@@ -65,6 +70,16 @@ fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
         |text| text.matches("insufficient memory: asks 1T").count() == 2 && text.contains("code 1"),
     );
     alone.command(
+        "what is ignored is told",
+        "cd /etc/units && fleetctl submit enabled.service 2>&1",
+        |text| text.contains("[Install] is ignored (WantedBy)"),
+    );
+    alone.command(
+        "why one runs names no machine that refuses it",
+        "fleetctl why hello@1",
+        |text| text.contains(", number ") && !text.contains("insufficient"),
+    );
+    alone.command(
         "what fails is told with its log",
         "cd /etc/units && fleetctl start bad.service 2>&1; echo code $?",
         |text| {
@@ -90,6 +105,9 @@ fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
     );
     alone.power_off();
     alone.switch_on();
+    alone.need("core gets in again", |guest| {
+        guest.wait_for_ssh().map(|_| ())
+    });
     alone.command_becomes(
         "after a boot the unit is started again, once the store is there",
         "systemctl is-active hello@2.service",

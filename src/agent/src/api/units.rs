@@ -188,7 +188,8 @@ pub(super) fn why(registry: &Registry, unit: &UnitName) -> Value {
     let Some(entry) = registry.units.get(unit) else {
         return json!({ "name": unit.as_str(), "exists": false });
     };
-    let scheduler = registry.scheduler();
+    let mut scheduler = registry.scheduler();
+    scheduler.count();
     let why = scheduler.why(unit, registry.now());
     let ip = |id: &MachineId| registry.machines.get(id).map(|m| m.ip.clone());
     let waits_for = |id: &MachineId, fence: u64| {

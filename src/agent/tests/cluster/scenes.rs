@@ -231,6 +231,12 @@ fn the_api_takes_units_and_says_why_they_wait(kind: Kind) {
         2,
         "{why}"
     );
+    let (_, why) = cluster.api("GET", "/why/a.service", "");
+    assert_eq!(
+        why.matches(r#""reason":null"#).count(),
+        2,
+        "it is on one and would fit on the other: {why}"
+    );
     // A word about a machine's metadata lets a unit that waits for it run.
     cluster.submit("ssd.service", "MachineMetadata=disk=ssd", "launched");
     cluster.until("it waits", |c| {

@@ -86,6 +86,38 @@ impl Scheduler {
         self.evict_orphans(machine, pass);
     }
 
+    /// Counts what is placed and decides nothing, so that [`Scheduler::why`] of a scheduler that has not decided yet knows what
+    /// is free.
+    pub fn count(&mut self) {
+        let change = self.change;
+        for machine in self.dirty.clone() {
+            let Some(slot) = self.machines.get_mut(machine) else {
+                continue;
+            };
+            slot.clear();
+            let room = slot.whole_room(change);
+            let mut residents = std::mem::take(&mut slot.residents);
+            if let Some(entry) = self.rooms.get_mut(machine) {
+                *entry = Room {
+                    order: entry.order,
+                    ..room
+                };
+            }
+            residents.sort_unstable_by_key(|r| (r.fence, r.unit));
+            for resident in residents {
+                let has_job = self
+                    .units
+                    .get(resident.unit)
+                    .is_some_and(|u| u.job.is_some());
+                if has_job {
+                    self.count_in(resident, machine);
+                } else if let Some(slot) = self.machines.get_mut(machine) {
+                    slot.residents.push(resident);
+                }
+            }
+        }
+    }
+
     /// Why a placement may not stay, given those that were already counted.
     fn end_of(&self, unit: usize, machine: usize, now: Duration) -> Option<Cause> {
         let (slot, on) = (self.units.get(unit)?, self.machines.get(machine)?);

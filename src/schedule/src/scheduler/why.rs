@@ -22,7 +22,7 @@ pub struct Why {
 }
 
 impl Scheduler {
-    /// Why no machine takes a unit, as of the last decision. The spans of silent machines count to `now`.
+    /// Why no machine takes a unit, as of the last decision or [`Scheduler::count`]. The spans of silent machines count to `now`.
     #[must_use]
     pub fn why(&self, unit: &UnitName, now: Duration) -> Why {
         let index = self.by_name.get(unit).copied();
@@ -52,5 +52,55 @@ impl Scheduler {
             why.machines.push((id.clone(), refusal));
         }
         why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::machine::{Capacity, Machine};
+    use crate::unit_file::UnitFile;
+    use crate::{Job, Placement};
+
+    #[test]
+    fn a_scheduler_that_only_counts_knows_what_is_free() {
+        let mut scheduler = Scheduler::new();
+        for id in ["m1", "m2"] {
+            let mut machine = Machine::new(id);
+            machine.capacity = Capacity {
+                cpu_milli: 1000,
+                memory_bytes: 100,
+                disk_bytes: 0,
+            };
+            scheduler.set_machine(machine);
+        }
+        for (name, memory) in [("a.service", 60), ("b.service", 60), ("c.service", 30)] {
+            let name = UnitName::parse(name).unwrap();
+            let text = format!("[Service]\nExecStart=/bin/true\n[X-Fleet]\nMemory={memory}\n");
+            let file = Arc::new(UnitFile::parse(&name, &text).unwrap());
+            let target = Target::Launched;
+            scheduler.set_unit(Job { name, file, target });
+        }
+        let a = UnitName::parse("a.service").unwrap();
+        scheduler.set_placement(&Placement {
+            unit: a,
+            machine: MachineId::new("m1"),
+            fence: 1,
+        });
+        scheduler.count();
+        let reasons = |unit: &str| {
+            let why = scheduler.why(&UnitName::parse(unit).unwrap(), Duration::ZERO);
+            why.machines
+                .into_iter()
+                .map(|(_, r)| r.map(|r| r.to_string()))
+                .collect::<Vec<_>>()
+        };
+        let short = Some("insufficient memory: asks 60, free 40 of 100".to_owned());
+        assert_eq!(reasons("b.service"), [short, None]);
+        assert_eq!(reasons("c.service"), [None, None]);
+        let decisions = scheduler.decide(Duration::ZERO);
+        assert_eq!(decisions.len(), 2, "counting has decided nothing");
     }
 }
