@@ -117,9 +117,12 @@ pub struct UnitState {
     pub fence: u64,
     /// Whether it was started for this placement.
     pub launched: bool,
-    /// What went wrong with the last start or stop.
+    /// What went wrong with the last start or stop, or why it has failed since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The last lines of its log, when it has failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
 }
 
 impl UnitState {

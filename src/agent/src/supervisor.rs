@@ -1,6 +1,7 @@
 //! Who carries out starts and stops on this node.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 
 use orlop_init::client::{Client, Error};
 use orlop_schedule::UnitName;
@@ -33,7 +34,24 @@ pub trait Supervisor: Send + Sync + 'static {
     /// # Errors
     /// Why it may still run.
     fn stop(&self, unit: &UnitName) -> Result<(), String>;
+
+    /// What is known of a unit that has failed.
+    fn failure(&self, unit: &UnitName) -> Failure;
 }
+
+/// Why a unit has failed, for those who cannot look at its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// One sentence; empty when nothing is known.
+    pub reason: String,
+    /// The last lines of its log.
+    pub log: Vec<String>,
+}
+
+/// The lines of a log that are told.
+const LOG_LINES: usize = 10;
+/// Characters of such a line.
+const LINE_LENGTH: usize = 300;
 
 /// PID 1 (`docs/io.orlop.Init.varlink`).
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +60,19 @@ pub struct Pid1;
 impl Pid1 {
     fn call(method: &str, parameters: &Value) -> Result<Value, Error> {
         Client::connect()?.call(method, parameters)
+    }
+
+    /// The last lines of a unit's log, by the applet that people use.
+    fn log(unit: &UnitName) -> std::io::Result<Vec<String>> {
+        let output = Command::new("/usr/bin/journalctl")
+            .args(["--no-pager", &format!("--lines={LOG_LINES}"), "--unit"])
+            .arg(unit.as_str())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = |line: &str| line.chars().take(LINE_LENGTH).collect();
+        Ok(text.lines().take(LOG_LINES).map(line).collect())
     }
 
     fn job(verb: &str, unit: &UnitName) -> Result<(), String> {
@@ -96,5 +127,19 @@ impl Supervisor for Pid1 {
 
     fn stop(&self, unit: &UnitName) -> Result<(), String> {
         Self::job("stop", unit)
+    }
+
+    fn failure(&self, unit: &UnitName) -> Failure {
+        let shown = Self::call("Show", &json!({ "unit": unit.as_str() }));
+        let reason = shown.map(|answer| {
+            answer
+                .get("unit")
+                .map(|unit| text(unit, "failure"))
+                .unwrap_or_default()
+        });
+        Failure {
+            reason: reason.unwrap_or_else(|err| err.to_string()),
+            log: Self::log(unit).unwrap_or_else(|err| vec![format!("no log: {err}")]),
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::hands::{self, Chain, Observed, Step};
 use crate::keys::Key;
 use crate::records::{Assignment, MachineRecord, UnitState};
 use crate::services;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Failure, Supervisor};
 
 /// How often PID 1 is asked what runs.
 const LOOK: Duration = Duration::from_secs(1);
@@ -125,6 +125,8 @@ struct Duty {
     busy: BTreeSet<UnitName>,
     resting: BTreeMap<UnitName, tokio::time::Instant>,
     observed: BTreeMap<UnitName, Observed>,
+    /// Why those of the assignment that have failed did so.
+    failures: BTreeMap<UnitName, Failure>,
     /// What was written under which lease.
     reported: (i64, Values),
     returning: bool,
@@ -140,6 +142,7 @@ pub(super) async fn work(shared: &Arc<Shared>) -> Result<(), AgentError> {
         busy: BTreeSet::new(),
         resting: BTreeMap::new(),
         observed: BTreeMap::new(),
+        failures: BTreeMap::new(),
         reported: (0, Values::new()),
         returning: true,
         readings: 0,
@@ -168,6 +171,7 @@ pub(super) async fn work(shared: &Arc<Shared>) -> Result<(), AgentError> {
             }
             Err(_) => continue,
         }
+        duty.look_into_failures(shared).await;
         let chains = duty.plan(shared)?;
         for (unit, chain) in chains {
             if chain.steps.is_empty() {
@@ -190,6 +194,25 @@ pub(super) async fn work(shared: &Arc<Shared>) -> Result<(), AgentError> {
 }
 
 impl Duty {
+    /// Asks why units have failed, once for each failure.
+    async fn look_into_failures(&mut self, shared: &Shared) {
+        let observed = &self.observed;
+        let has_failed =
+            |unit: &UnitName| observed.get(unit).is_some_and(|o| o.active == "failed");
+        self.failures.retain(|unit, _| has_failed(unit));
+        let assigned = self.assignment.units.keys();
+        let new: Vec<UnitName> = assigned
+            .filter_map(|name| UnitName::parse(name).ok())
+            .filter(|unit| has_failed(unit) && !self.failures.contains_key(unit))
+            .collect();
+        for unit in new {
+            let (supervisor, asked) = (Arc::clone(&shared.supervisor), unit.clone());
+            if let Ok(failure) = spawn_blocking(move || supervisor.failure(&asked)).await {
+                self.failures.insert(unit, failure);
+            }
+        }
+    }
+
     /// The steps that are to be taken now: none while the store is out of reach.
     fn plan(&mut self, shared: &Shared) -> Result<BTreeMap<UnitName, Chain>, AgentError> {
         let wanted = {
@@ -327,6 +350,7 @@ impl Duty {
                 continue;
             };
             let observed = self.observed.get(&unit).unwrap_or(&none);
+            let failure = self.failures.get(&unit);
             let or =
                 |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
             let report = UnitState {
@@ -336,7 +360,11 @@ impl Duty {
                 hash: assigned.hash.clone(),
                 fence: assigned.fence,
                 launched: assigned.launched,
-                error: assigned.error.clone(),
+                error: assigned.error.clone().or_else(|| {
+                    let reason = failure.map(|failure| failure.reason.clone());
+                    reason.filter(|reason| !reason.is_empty())
+                }),
+                log: failure.map(|failure| failure.log.clone()).unwrap_or_default(),
             };
             let key = Key::State(unit.clone(), shared.id.clone()).to_string();
             values.insert(key, serde_json::to_string(&report).unwrap_or_default());

@@ -69,6 +69,7 @@ pub(super) fn states(registry: &Registry, machine: Option<&str>, unit: Option<&s
                 "launched": state.launched,
                 "fence": state.fence,
                 "error": state.error,
+                "log": state.log,
             }));
         }
     }

@@ -12,7 +12,7 @@ use orlop_agent::client::{Client, Write};
 use orlop_agent::hands::Observed;
 use orlop_agent::keys::Key;
 use orlop_agent::records::{MachineRecord, OptionRecord, UnitRecord};
-use orlop_agent::supervisor::Supervisor;
+use orlop_agent::supervisor::{Failure, Supervisor};
 use orlop_schedule::{UnitName, parse};
 
 use crate::store::{Kind, Store, Way};
@@ -91,6 +91,10 @@ impl Supervisor for Made {
         let mut processes = self.processes.lock().map_err(|err| err.to_string())?;
         processes.running.remove(unit);
         Ok(())
+    }
+
+    fn failure(&self, _: &UnitName) -> Failure {
+        Failure::default()
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use orlop_schedule::UnitName;
 use serde_json::Value;
 
-use super::{Context, list, remote, text, units};
+use super::{Context, list, text, units};
 
 /// How long is waited when nothing is said.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -18,8 +18,6 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(250);
 /// How long every machine must refuse until it is told as the outcome: a decision may be on its way.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
-/// The log's lines that are shown of a unit that failed.
-const LOG_LINES: &str = "10";
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +50,12 @@ impl Awaited {
 enum Standing {
     /// It has come about; what to print.
     Done(String),
-    /// It has failed on this machine, for this reason.
-    Failed { machine: String, reason: String },
+    /// It has failed on this machine, for this reason; the last lines of its log.
+    Failed {
+        machine: String,
+        reason: String,
+        log: Vec<String>,
+    },
     /// No machine takes it, and none will unless somebody does something.
     Refused,
     /// Not yet, because of this.
@@ -92,9 +94,16 @@ fn wait_for(context: &Context, unit: &UnitName, awaited: Awaited, end: Instant) 
                 println!("{words}");
                 return Ok(true);
             }
-            Standing::Failed { machine, reason } => {
+            Standing::Failed {
+                machine,
+                reason,
+                log,
+            } => {
                 eprintln!("Unit {unit} failed on {}: {reason}", place(&why, &machine));
-                remote::show_log(context, unit, &machine, LOG_LINES);
+                for line in &log {
+                    eprintln!("{line}");
+                }
+                eprintln!("More of its log: fleetctl journal --lines 100 {unit}");
                 return Ok(false);
             }
             Standing::Refused => {
@@ -164,6 +173,7 @@ fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> St
         return Standing::Failed {
             machine: String::new(),
             reason: error.to_owned(),
+            log: Vec::new(),
         };
     }
     let Some(on) = placed.first() else {
@@ -198,6 +208,14 @@ fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> St
     let launched = state.get("launched").and_then(Value::as_bool) == Some(true);
     let active = text(state, "systemdActiveState");
     let error = text(state, "error");
+    let log = || {
+        let lines = state.get("log").and_then(Value::as_array);
+        let lines = lines.into_iter().flatten();
+        lines
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    };
     match awaited {
         Awaited::Loaded => Standing::Done(format!("Unit {unit} loaded on {place}")),
         Awaited::Stopped if !launched && matches!(active, "inactive" | "failed") => {
@@ -207,10 +225,12 @@ fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> St
         _ if !error.is_empty() => Standing::Failed {
             machine,
             reason: error.to_owned(),
+            log: log(),
         },
         _ if active == "failed" => Standing::Failed {
             machine,
             reason: format!("it is {active} ({})", text(state, "systemdSubState")),
+            log: log(),
         },
         // What has done its work and ended is launched too.
         _ if launched && matches!(active, "active" | "reloading" | "inactive") => {
@@ -325,7 +345,8 @@ mod tests {
         let why = why_of(on, json!([]));
         let state = |fence: u64, launched: bool, active: &str, error: Option<&str>| {
             json!({ "machineID": "0123456789", "fence": fence, "launched": launched,
-                "systemdActiveState": active, "systemdSubState": "x", "error": error })
+                "systemdActiveState": active, "systemdSubState": "x", "error": error,
+                "log": ["its last words"] })
         };
         let start = |state: Value| judged(Awaited::Launched, &why, &[state]);
         assert_eq!(
@@ -342,6 +363,7 @@ mod tests {
         let failed = |reason: &str| Standing::Failed {
             machine: "0123456789".into(),
             reason: reason.into(),
+            log: vec!["its last words".into()],
         };
         assert_eq!(
             start(state(7, true, "failed", Some("exit code 3"))),

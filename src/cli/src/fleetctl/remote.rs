@@ -225,24 +225,6 @@ pub(super) fn journal(context: &Context) -> Result<ExitCode> {
     run_there(context, &place, &[], &words)
 }
 
-/// The last lines of a unit's log, where they can be had.
-pub(super) fn show_log(context: &Context, unit: &UnitName, machine: &str, lines: &str) {
-    let place = Place {
-        id: machine.to_owned(),
-        ip: list::addresses(context)
-            .ok()
-            .and_then(|mut all| all.remove(machine))
-            .unwrap_or_default(),
-    };
-    let count = format!("--lines={lines}");
-    let words = ["--unit", unit.as_str(), "--no-pager", &count];
-    if place.is_here() && context.global.get("tunnel").is_empty() {
-        journalctl::run(&arguments(&words));
-    } else {
-        eprintln!("The log: fleetctl journal --lines {lines} {unit}");
-    }
-}
-
 pub(super) fn ssh(context: &Context) -> Result<ExitCode> {
     let (machine, unit) = (context.flags.get("machine"), context.flags.get("unit"));
     let (target, words) = match (machine, unit) {
