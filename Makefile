@@ -6,12 +6,14 @@ PROFILE ?= release
 MACHINE ?= virtual
 CONFIG  ?= configs/demo.yaml
 CARGO   ?= cargo
+# How long each fuzz target runs.
+SECONDS ?= 600
 
 dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps image demo run test torture bench check fmt clippy doc crates size clean
+.PHONY: help deps image demo run test fuzz torture bench check fmt clippy doc crates size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +21,7 @@ help: ## list the targets
 	@echo "  PROFILE=$(PROFILE)  the cargo profile of the binary (release, ci)"
 	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
+	@echo "  SECONDS=$(SECONDS)  how long make fuzz runs each target"
 
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
@@ -37,6 +40,9 @@ test: image ## run all tests, those that boot guests included
 
 torture: image ## break slots in every way, cut the power; slow (ORLOP_SEED=N repeats)
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1 torture
+
+fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/artifacts
+	CARGO="$(CARGO)" ./fuzz/run $(SECONDS)
 
 bench: deps ## measure boots by counted instructions, and sizes, against their bars
 	@$(qemu) bench --profile $(PROFILE)

@@ -234,7 +234,7 @@ impl Server {
     }
 }
 
-fn parse(text: &[u8]) -> Option<(String, Value)> {
+pub(crate) fn parse(text: &[u8]) -> Option<(String, Value)> {
     let mut message: Value = serde_json::from_slice(text).ok()?;
     let parameters = message
         .get_mut("parameters")

@@ -48,6 +48,18 @@ use std::process::ExitCode;
 use orlop_boot::times;
 use orlop_sys::kmsg::{self, Priority};
 
+/// Reads a datagram of sd_notify(3) as the supervisor does; for the fuzz targets in `fuzz/`.
+#[doc(hidden)]
+pub fn fuzz_notification(bytes: &[u8]) {
+    let _ = notify::parse(2, &String::from_utf8_lossy(bytes));
+}
+
+/// Reads a message of the control socket as the supervisor does; for the fuzz targets in `fuzz/`.
+#[doc(hidden)]
+pub fn fuzz_call(bytes: &[u8]) {
+    let _ = control::parse(bytes);
+}
+
 /// Runs PID 1 on the root it finds; returns only when it could not even begin.
 pub fn run() -> ExitCode {
     crash::install();

@@ -80,7 +80,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> Option<Message> {
     }
 }
 
-fn parse(pid: i32, text: &str) -> Message {
+pub(crate) fn parse(pid: i32, text: &str) -> Message {
     let mut message = Message {
         pid,
         ..Message::default()

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
+use orlop_unit::Logging;
 use serde::{Deserialize, Serialize};
 
 /// The unit that reads the streams.
@@ -30,6 +31,16 @@ struct Stream {
     invocation: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     identifier: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority_prefix: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority_max: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit_interval_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit_burst: Option<u32>,
     #[serde(skip)]
     read: Option<OwnedFd>,
 }
@@ -58,6 +69,7 @@ impl Streams {
         unit: &str,
         invocation: &str,
         identifier: Option<&str>,
+        logging: &Logging,
     ) -> io::Result<OwnedFd> {
         if self.live.len() >= MOST_STREAMS {
             return Err(io::Error::other("too many streams wait for the journal"));
@@ -69,6 +81,13 @@ impl Streams {
             unit: unit.to_owned(),
             invocation: invocation.to_owned(),
             identifier: identifier.map(str::to_owned),
+            priority: logging.level,
+            priority_prefix: logging.level_prefix,
+            priority_max: logging.level_max,
+            rate_limit_interval_us: logging
+                .rate_limit_interval
+                .map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
+            rate_limit_burst: logging.rate_limit_burst,
             read: Some(read),
         };
         self.live.insert(self.next, stream);

@@ -40,6 +40,15 @@ pub struct StreamInfo {
     /// Whether `<N>` before a line is its priority (`SyslogLevelPrefix=`); true when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_prefix: Option<bool>,
+    /// The greatest number of a priority that is kept (`LogLevelMax=`); 7 when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_max: Option<u8>,
+    /// The unit's `LogRateLimitIntervalSec=`, µs; zero is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_interval_us: Option<u64>,
+    /// The unit's `LogRateLimitBurst=`; zero is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_burst: Option<u32>,
 }
 
 /// What PID 1 sends. Unknown keys are ignored.

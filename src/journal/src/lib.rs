@@ -10,6 +10,7 @@ pub mod filter;
 pub mod follow;
 pub mod format;
 pub mod kmsg;
+pub mod limit;
 pub mod lines;
 pub mod notify;
 pub mod reader;

@@ -1,5 +1,6 @@
 //! The writing end of a journal's directory: appends, rotates, removes the oldest, and outlives a full disk.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +31,8 @@ const SEGMENTS_MAX: usize = 1024;
 const RECORD_OVERHEAD_MAX_BYTES: usize = RECORD_HEAD_BYTES + 2 * format::NAME_MAX_BYTES + 128;
 /// Records wait in memory up to this many bytes before they are written.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What waits in memory for a directory that cannot be opened yet takes at most this.
+const HELD_MAX_BYTES: usize = 1 << 20;
 /// The longest that a record stays unsynced.
 const SYNC_INTERVAL_US: u64 = 1_000_000;
 /// How long after a failed write the next is tried.
@@ -116,6 +119,10 @@ pub struct Store {
     open: Option<Open>,
     next_sequence: u64,
     kernel_sequence: Option<u64>,
+    /// Entries that came before the directory could be opened for the first time, such as while its volume is not
+    /// there. The oldest are kept: what they tell of the start is told nowhere else.
+    held: VecDeque<Entry>,
+    held_bytes: usize,
     /// Whole records for the active segment that are not written yet.
     buffer: Vec<u8>,
     dropped: u64,
@@ -137,6 +144,8 @@ impl Store {
             open: None,
             next_sequence: 1,
             kernel_sequence: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
             buffer: Vec::new(),
             dropped: 0,
             retry_at_us: None,
@@ -204,16 +213,25 @@ impl Store {
     /// When [`Store::tick`] has something to do, µs of `CLOCK_BOOTTIME`.
     #[must_use]
     pub fn deadline_us(&self) -> Option<u64> {
-        let retry = self.retry_at_us.filter(|_| self.dropped > 0);
+        let waits = self.dropped > 0 || !self.held.is_empty();
+        let retry = self.retry_at_us.filter(|_| waits);
         [retry, self.sync_at_us].into_iter().flatten().min()
     }
 
     /// Takes an entry; gives it its sequence number. It reaches the file with the next [`Store::flush`].
     pub fn push(&mut self, mut entry: Entry, now: Moment) {
         if !self.may_write(now) {
-            self.dropped += 1;
+            self.hold(entry);
             return;
         }
+        if self.open.is_none()
+            && let Err(err) = self.open()
+        {
+            self.hold(entry);
+            self.fail(err, now);
+            return;
+        }
+        self.move_held(now);
         self.tell_dropped(now);
         if let Err(err) = self.append(&mut entry, now) {
             self.dropped += 1;
@@ -233,9 +251,16 @@ impl Store {
 
     /// Does what is due by now: tries to write again, syncs.
     pub fn tick(&mut self, now: Moment) {
-        if self.dropped > 0 && self.may_write(now) {
-            self.tell_dropped(now);
-            self.flush(now);
+        let waits = self.dropped > 0 || !self.held.is_empty();
+        if waits && self.may_write(now) {
+            match self.open() {
+                Ok(()) => {
+                    self.move_held(now);
+                    self.tell_dropped(now);
+                    self.flush(now);
+                }
+                Err(err) => self.fail(err, now),
+            }
         }
         if self.sync_at_us.is_some_and(|at| at <= now.monotonic_us) {
             self.sync(now);
@@ -270,6 +295,28 @@ impl Store {
 
     fn may_write(&self, now: Moment) -> bool {
         self.retry_at_us.is_none_or(|at| at <= now.monotonic_us)
+    }
+
+    /// Keeps an entry in memory until the directory is there for the first time; later it is dropped and counted.
+    fn hold(&mut self, entry: Entry) {
+        let bytes = size_of::<Entry>() + entry.message.len() + RECORD_OVERHEAD_MAX_BYTES;
+        if self.open.is_some() || self.dropped > 0 || self.held_bytes + bytes > HELD_MAX_BYTES {
+            self.dropped += 1;
+            return;
+        }
+        self.held_bytes += bytes;
+        self.held.push_back(entry);
+    }
+
+    /// Moves what was held in memory over, now that the directory is open.
+    fn move_held(&mut self, now: Moment) {
+        self.held_bytes = 0;
+        for mut entry in std::mem::take(&mut self.held) {
+            if let Err(err) = self.append(&mut entry, now) {
+                self.dropped += 1;
+                self.fail(err, now);
+            }
+        }
     }
 
     fn fail(&mut self, err: Error, now: Moment) {

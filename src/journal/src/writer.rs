@@ -17,8 +17,9 @@ use rustix::fs::OFlags;
 
 use crate::clock::{self, Moment};
 use crate::control::{self, Control, Received, StreamInfo};
-use crate::entry::{Entry, Id, Transport};
+use crate::entry::{Entry, Id, PRIORITY_MAX, Transport};
 use crate::kmsg;
+use crate::limit::{Dropped, Limit, Limits};
 use crate::lines::{Line, Lines, split_priority};
 use crate::notify;
 use crate::segments;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub budget_bytes: Option<u64>,
     /// Where the kernel's log is read; not at all when not given.
     pub kernel_log: Option<PathBuf>,
+    /// How much each unit may log that has no limit of its own.
+    pub limit: Limit,
 }
 
 impl Default for Settings {
@@ -59,6 +62,7 @@ impl Default for Settings {
             directory: PathBuf::from(segments::DIRECTORY),
             budget_bytes: None,
             kernel_log: Some(PathBuf::from("/dev/kmsg")),
+            limit: Limit::default(),
         }
     }
 }
@@ -97,11 +101,13 @@ struct Stream {
     identifier: String,
     priority: u8,
     priority_prefix: bool,
+    priority_max: u8,
+    limit: Limit,
     lines: Lines,
 }
 
 impl Stream {
-    fn new(info: StreamInfo, pipe: OwnedFd) -> Self {
+    fn new(info: StreamInfo, pipe: OwnedFd, default: Limit) -> Self {
         let stem = info
             .unit
             .rsplit_once('.')
@@ -115,6 +121,8 @@ impl Stream {
             pid: info.pid,
             priority: info.priority.unwrap_or(6) & 7,
             priority_prefix: info.priority_prefix.unwrap_or(true),
+            priority_max: info.priority_max.unwrap_or(PRIORITY_MAX),
+            limit: default.with(info.rate_limit_interval_us, info.rate_limit_burst),
             unit: info.unit,
             lines: Lines::default(),
         }
@@ -138,6 +146,16 @@ impl Stream {
         entry.pid = self.pid;
         entry.identifier = Some(self.identifier.clone());
         entry
+    }
+
+    /// Stores a line, unless the unit wants no such lines or has had as many as it may.
+    fn keep(&self, line: &Line<'_>, now: Moment, limits: &mut Limits, store: &mut Store) {
+        let entry = self.entry(line, now);
+        if entry.priority <= self.priority_max
+            && limits.admit(&self.unit, self.limit, now.monotonic_us)
+        {
+            store.push(entry, now);
+        }
     }
 }
 
@@ -175,6 +193,8 @@ struct Writer {
     next_token: u64,
     partial_lines_bytes: usize,
     store: Store,
+    limit: Limit,
+    limits: Limits,
     was_failing: bool,
     buffer: Vec<u8>,
 }
@@ -214,6 +234,8 @@ impl Writer {
             next_token: FIRST_STREAM,
             partial_lines_bytes: 0,
             store,
+            limit: settings.limit,
+            limits: Limits::default(),
             was_failing: false,
             buffer: vec![0; READ_BYTES],
         };
@@ -252,6 +274,8 @@ impl Writer {
                 Err(err) => return Err(Error::Wait(err.into())),
             };
             let now = Moment::now();
+            let over = self.limits.ended(now.monotonic_us);
+            self.tell_limited(&over, now);
             let mut ends = false;
             for event in ready.iter() {
                 match event.data.u64() {
@@ -273,7 +297,8 @@ impl Writer {
 
     /// How long to wait for events: until something is to be synced or tried again.
     fn timeout(&self) -> Option<Timespec> {
-        let deadline_us = self.store.deadline_us()?;
+        let deadlines = [self.store.deadline_us(), self.limits.deadline_us()];
+        let deadline_us = deadlines.into_iter().flatten().min()?;
         let wait_us = deadline_us.saturating_sub(Moment::now().monotonic_us);
         Timespec::try_from(Duration::from_micros(wait_us)).ok()
     }
@@ -321,7 +346,7 @@ impl Writer {
             // The same stream again, or a number used anew: what came before is kept.
             self.finish_stream(token, Moment::now());
         }
-        let stream = Stream::new(info, pipe);
+        let stream = Stream::new(info, pipe, self.limit);
         let token = self.next_token;
         self.next_token += 1;
         let watched = rustix::fs::fcntl_getfl(&stream.pipe)
@@ -349,8 +374,8 @@ impl Writer {
             ReadOutcome::Bytes(count) => {
                 let mut lines = std::mem::take(&mut stream.lines);
                 let held = lines.held_bytes();
-                let store = &mut self.store;
-                let mut give = |line: Line<'_>| store.push(stream.entry(&line, now), now);
+                let (limits, store) = (&mut self.limits, &mut self.store);
+                let mut give = |line: Line<'_>| stream.keep(&line, now, limits, store);
                 lines.push(&self.buffer[..count], &mut give);
                 let others = self.partial_lines_bytes - held;
                 if others + lines.held_bytes() > PARTIAL_LINES_MAX_BYTES {
@@ -376,8 +401,8 @@ impl Writer {
         };
         let mut lines = std::mem::take(&mut stream.lines);
         self.partial_lines_bytes -= lines.held_bytes();
-        let store = &mut self.store;
-        lines.finish(|line| store.push(stream.entry(&line, now), now));
+        let (limits, store) = (&mut self.limits, &mut self.store);
+        lines.finish(|line| stream.keep(&line, now, limits, store));
         // PID 1 still holds the pipe, so closing our descriptor would leave it registered.
         let _ = epoll::delete(&self.epoll, &stream.pipe);
     }
@@ -456,10 +481,23 @@ impl Writer {
             self.finish_stream(token, now);
         }
         self.read_kernel_log(now, usize::from(u16::MAX));
+        let over = self.limits.end_all();
+        self.tell_limited(&over, now);
         self.settle(now);
         self.store.sync(now);
         if let Some(err) = self.store.take_failure() {
             self.report_failure(&err);
+        }
+    }
+
+    /// Says of each unit how much of it was dropped, in words that systemd's journal has for it.
+    fn tell_limited(&mut self, dropped: &[Dropped], now: Moment) {
+        for Dropped { unit, count } in dropped {
+            let text = format!("Suppressed {count} messages from {unit}");
+            let mut told = store::own_entry(4, text, now);
+            told.dropped = Some(*count);
+            told.unit = Some(unit.clone());
+            self.store.push(told, now);
         }
     }
 

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use orlop_journal::entry::Transport;
 use orlop_journal::filter::Filter;
 use orlop_journal::follow::Follower;
+use orlop_journal::limit::Limit;
 use orlop_journal::reader::{Direction, Item, Journal, Record};
 use orlop_journal::{control, writer};
 use rustix::net::{
@@ -61,6 +62,10 @@ const TESTS: &[(&str, fn())] = &[
         the_kernels_log_is_kept_once_over_a_restart,
     ),
     (
+        "what_a_unit_logs_above_its_limit_is_counted_and_told",
+        what_a_unit_logs_above_its_limit_is_counted_and_told,
+    ),
+    (
         "without_its_socket_it_says_what_is_missing",
         without_its_socket_it_says_what_is_missing,
     ),
@@ -92,6 +97,11 @@ fn role(words: &[String]) {
         directory: PathBuf::from(&words[0]),
         budget_bytes: None,
         kernel_log: words.get(1).map(PathBuf::from),
+        // Tests log more than a unit may.
+        limit: Limit {
+            interval_us: 0,
+            burst: 0,
+        },
     };
     if let Err(err) = writer::run(&settings) {
         eprintln!("{}", writer::chain(&err));
@@ -484,6 +494,45 @@ fn the_kernels_log_is_kept_once_over_a_restart() {
         .filter_map(|record| record.entry.kernel_sequence)
         .collect();
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+fn what_a_unit_logs_above_its_limit_is_counted_and_told() {
+    let directory = TempDir::new().unwrap();
+    let journal = Running::start(directory.path(), None);
+    let (reader, mut writer) = pipe();
+    let stream = json!({"stream": {
+        "id": 1, "unit": "loud.service", "priority": 5, "priority_max": 5,
+        "rate_limit_interval_us": 3_600_000_000_u64, "rate_limit_burst": 10,
+    }});
+    journal.send(stream.to_string().as_bytes(), Some(&reader));
+    let (other, mut quiet) = pipe();
+    journal.add(2, "quiet.service", &other);
+    for number in 0..100 {
+        writeln!(writer, "line {number}\n<7>not wanted").unwrap();
+        writeln!(quiet, "heard {number}").unwrap();
+    }
+    drop((writer, quiet));
+    assert_eq!(journal.closed() + journal.closed(), 3);
+    // The interval is longer than the test: the rest is told at the journal's end.
+    journal.stop();
+    let records = read_all(directory.path());
+    let of = |unit: &str| -> Vec<String> {
+        let of_unit = records
+            .iter()
+            .filter(|r| r.entry.unit.as_deref() == Some(unit));
+        texts(&of_unit.cloned().collect::<Vec<_>>())
+    };
+    let mut expected: Vec<String> = (0..10).map(|number| format!("line {number}")).collect();
+    expected.push("Suppressed 90 messages from loud.service".to_owned());
+    assert_eq!(of("loud.service"), expected);
+    assert_eq!(of("quiet.service").len(), 100);
+    let told = records.iter().find(|r| r.entry.dropped.is_some()).unwrap();
+    assert_eq!((told.entry.dropped, told.entry.priority), (Some(90), 4));
+    assert!(
+        records
+            .iter()
+            .all(|r| r.entry.message != b"line 0" || r.entry.priority == 5)
+    );
 }
 
 fn without_its_socket_it_says_what_is_missing() {

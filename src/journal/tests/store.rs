@@ -297,44 +297,61 @@ fn unsynced_entries_have_a_deadline_and_urgent_ones_are_synced_at_once() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_costs_the_entries_until_it_can() {
+fn entries_wait_in_memory_for_the_directory_and_are_moved_over() {
     let parent = TempDir::new().unwrap();
     let blocked = parent.path().join("lib");
     fs::write(&blocked, b"a file in the way").unwrap();
     let path = blocked.join("journal");
     let mut store = store(&path, BOOT, 1 << 20);
     for number in 0..5 {
-        store.push(line(&number.to_string()), at(0));
+        store.push(line_at(&number.to_string(), number), at(number));
     }
-    store.flush(at(0));
+    store.flush(at(5));
     assert!(store.is_failing());
-    assert!(
-        store
-            .take_failure()
-            .unwrap()
-            .to_string()
-            .contains("lib/journal")
-    );
+    let failure = store.take_failure().unwrap().to_string();
+    assert!(failure.contains("lib/journal"), "{failure}");
     fs::remove_file(&blocked).unwrap();
-    store.push(line("too early to try again"), at(1));
+    store.push(line_at("too early to try again", 6), at(6));
+    assert!(!path.exists());
     let due = store.deadline_us().unwrap();
     store.tick(at(due));
-    store.push(line("there"), at(due));
-    store.flush(at(due));
     assert!(!store.is_failing());
+    store.push(line_at("there", due), at(due));
+    store.flush(at(due));
     let (records, _) = read_all(&path, Direction::Forward);
     assert_eq!(
         texts(&records),
-        [
-            "6 messages dropped: the journal could not be written",
-            "there"
-        ]
+        ["0", "1", "2", "3", "4", "too early to try again", "there"]
     );
-    assert_eq!(records[0].entry.dropped, Some(6));
-    assert_eq!(
-        records[0].entry.unit.as_deref(),
-        Some("orlop-journal.service")
-    );
+    assert_eq!(records[3].entry.monotonic_us, 3, "with its own time");
+}
+
+#[test]
+fn memory_holds_the_oldest_and_the_rest_is_counted() {
+    let parent = TempDir::new().unwrap();
+    let blocked = parent.path().join("lib");
+    fs::write(&blocked, b"a file in the way").unwrap();
+    let path = blocked.join("journal");
+    let mut store = store(&path, BOOT, 4 << 20);
+    let long = "x".repeat(1000);
+    for number in 0..5000 {
+        store.push(line(&format!("{number} {long}")), at(0));
+    }
+    let dropped = store.dropped();
+    assert!((1..5000).contains(&dropped), "{dropped}");
+    fs::remove_file(&blocked).unwrap();
+    let due = store.deadline_us().unwrap();
+    store.push(line("there"), at(due));
+    store.flush(at(due));
+    let (records, _) = read_all(&path, Direction::Forward);
+    let kept = 5000 - usize::try_from(dropped).unwrap();
+    assert_eq!(records.len(), kept + 2);
+    let first: Vec<String> = (0..kept).map(|number| format!("{number} {long}")).collect();
+    assert_eq!(texts(&records)[..kept], first);
+    let told = &records[kept].entry;
+    assert_eq!(told.dropped, Some(dropped));
+    assert_eq!(told.unit.as_deref(), Some("orlop-journal.service"));
+    assert_eq!(texts(&records)[kept + 1], "there");
 }
 
 /// A small filesystem in memory, gone when dropped.
@@ -481,6 +498,39 @@ fn a_follower_ends_when_nobody_reads_its_output() {
     );
 }
 
+type Files = std::collections::BTreeMap<String, Vec<u8>>;
+
+fn files_of(directory: &Path) -> Files {
+    let files = segments::list(directory).unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    files
+        .iter()
+        .map(|file| (name(&file.path), fs::read(&file.path).unwrap()))
+        .collect()
+}
+
+/// Leaves on `disk` what a power cut may leave: all of `durable`, and of each block written since what `kept` says.
+fn cut_power(durable: &Files, written: &Files, kept: &[u8], disk: &Path) {
+    const BLOCK_BYTES: usize = 512;
+    let mut kept = kept.iter().cycle();
+    for (name, bytes) in written {
+        let safe = durable.get(name).map_or(0, Vec::len);
+        if safe == 0 && kept.next() == Some(&0) {
+            // Not even its name has reached the disk.
+            continue;
+        }
+        let mut left = bytes[..safe].to_vec();
+        for block in bytes[safe..].chunks(BLOCK_BYTES) {
+            match kept.next() {
+                Some(0) => break,
+                Some(1) => left.extend(std::iter::repeat_n(0, block.len())),
+                _ => left.extend_from_slice(block),
+            }
+        }
+        fs::write(disk.join(name), left).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -514,6 +564,67 @@ proptest! {
         prop_assert_eq!(&records[survived.len()].entry.message, b"after");
         let numbers: HashSet<u64> = records.iter().map(|record| record.entry.sequence).collect();
         prop_assert_eq!(numbers.len(), records.len());
+    }
+
+    /// The power goes after every single write. Of what was not synced by then, the disk has kept any part of any
+    /// file: whole blocks, zeros in their place, or nothing. What was synced is there, what is there was written, in
+    /// its order, and no more than a second of it is missing.
+    #[test]
+    fn a_power_cut_after_any_write_costs_at_most_the_last_second(
+        pauses_us in proptest::collection::vec(prop_oneof![Just(0u64), 1..1_500_000u64], 4..24),
+        lengths in proptest::collection::vec(prop_oneof![0..200usize, 3_000..9_000usize], 24),
+        kept in proptest::collection::vec(0..4u8, 64),
+        urgent in any::<proptest::sample::Index>(),
+    ) {
+        let work = TempDir::new().unwrap();
+        let mut store = store(work.path(), BOOT, 512 << 10);
+        let urgent = urgent.index(pauses_us.len());
+        let (mut now_us, mut pushed) = (0, Vec::new());
+        let mut durable = std::collections::BTreeMap::new();
+        let mut durable_count = 0;
+        for (number, pause_us) in pauses_us.iter().enumerate() {
+            // The writer sleeps no longer than the store wants it to.
+            let wakes_us = now_us + pause_us;
+            while let Some(due_us) = store.deadline_us().filter(|due_us| *due_us <= wakes_us) {
+                store.tick(at(due_us));
+                if store.deadline_us().is_none() {
+                    durable = files_of(work.path());
+                    durable_count = pushed.len();
+                }
+            }
+            now_us = wakes_us;
+            let mut entry = line_at(&format!("{number} {}", "x".repeat(lengths[number])), now_us);
+            if number == urgent {
+                entry.priority = 1;
+            }
+            store.push(entry.clone(), at(now_us));
+            store.flush(at(now_us));
+            pushed.push(entry);
+            if store.deadline_us().is_none() {
+                durable = files_of(work.path());
+                durable_count = pushed.len();
+            }
+            prop_assert!(number != urgent || durable_count == pushed.len());
+            prop_assert!(store.take_failure().is_none());
+
+            let disk = TempDir::new().unwrap();
+            cut_power(&durable, &files_of(work.path()), &kept, disk.path());
+            write(disk.path(), NEXT_BOOT, &["after"]);
+            let (records, _) = read_all(disk.path(), Direction::Forward);
+            let texts = texts(&records);
+            let (last, survived) = texts.split_last().unwrap();
+            prop_assert_eq!(last, "after");
+            let numbers: Vec<usize> = survived.iter().map(|text| text.split(' ').next().unwrap().parse().unwrap()).collect();
+            prop_assert!(numbers.is_sorted(), "{:?}", numbers);
+            let expected: Vec<usize> = (0..durable_count).collect();
+            prop_assert_eq!(&numbers[..durable_count], &expected[..]);
+            for (number, text) in numbers.iter().zip(survived) {
+                prop_assert_eq!(text.as_bytes(), &pushed[*number].message[..]);
+            }
+            if let Some(first_lost) = (0..pushed.len()).find(|number| !numbers.contains(number)) {
+                prop_assert!(now_us - pushed[first_lost].monotonic_us <= 1_000_000);
+            }
+        }
     }
 
     /// Any history of restarts, boots and damage leaves a directory that can be read, in order, without a number twice.

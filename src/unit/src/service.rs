@@ -82,6 +82,10 @@ pub enum FailureMode {
 /// What the journal is asked for; `None` keeps its own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Logging {
+    /// `SyslogLevel=`: the level of lines that do not begin with one.
+    pub level: Option<u8>,
+    /// `SyslogLevelPrefix=`: whether `<N>` before a line is its level.
+    pub level_prefix: Option<bool>,
     /// `LogLevelMax=`: lines above this level (0 is the most urgent, 7 the least) are dropped.
     pub level_max: Option<u8>,
     /// `LogRateLimitIntervalSec=`; zero turns the limit off.

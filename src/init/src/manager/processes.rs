@@ -89,7 +89,10 @@ impl Manager {
         if entry.output.is_none() && !is_journal {
             let program = command.program.rsplit('/').next();
             let identifier = service.syslog_identifier.as_deref().or(program);
-            match self.streams.open(&name, &entry.invocation, identifier) {
+            match self
+                .streams
+                .open(&name, &entry.invocation, identifier, &service.logging)
+            {
                 Ok(write) => entry.output = Some(write),
                 Err(err) => log(
                     Priority::Warning,

@@ -245,8 +245,22 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
             Some(t.to_owned())
         });
     }),
-    silent("SyslogLevel"),
-    silent("SyslogLevelPrefix"),
+    set("SyslogLevel", |d, a, r| {
+        r.option(
+            a,
+            &mut d.service.logging.level,
+            "a level such as warning, or 0 to 7",
+            log_level,
+        );
+    }),
+    set("SyslogLevelPrefix", |d, a, r| {
+        r.option(
+            a,
+            &mut d.service.logging.level_prefix,
+            "yes or no",
+            crate::value::parse_bool,
+        );
+    }),
     ignored("SystemCallLog", "no calls are logged"),
     ignored("TTYColumns", "the terminal keeps its size"),
     set("TTYPath", |d, a, r| {
