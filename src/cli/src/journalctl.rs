@@ -5,8 +5,8 @@ mod arguments;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
@@ -15,7 +15,7 @@ use orlop_journal::filter::Filter;
 use orlop_journal::follow::Follower;
 use orlop_journal::reader::{Damage, Direction, Item, Journal, Record};
 use orlop_journal::render::{FORMATS, Format, Style, render};
-use orlop_journal::{reader, segments, timestamp};
+use orlop_journal::{reader, segments, timestamp, when};
 
 pub(crate) use arguments::parse_size;
 use arguments::{Arguments, Lines, filter, lines};
@@ -65,8 +65,8 @@ fn show(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         )
     })?;
     let directory = &arguments.directory;
-    if let Some(limit) = &arguments.vacuum_size {
-        return vacuum(directory, limit, out);
+    if arguments.vacuum_size.is_some() || arguments.vacuum_time.is_some() {
+        return vacuum(arguments, out);
     }
     let mut filter = filter(arguments)?;
     let lines = lines(arguments)?;
@@ -139,7 +139,13 @@ fn show(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         output.buffer.extend_from_slice(b"-- No entries --\n");
     }
     output.flush()?;
-    Ok(ExitCode::SUCCESS)
+    // As grep does, and systemd's journalctl.
+    let is_in_vain = output.shown == 0 && arguments.grep.is_some();
+    Ok(if is_in_vain {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn follow(mut follower: Follower, mut output: Output<'_>) -> anyhow::Result<ExitCode> {
@@ -187,9 +193,15 @@ fn list_boots(journal: &Journal, quiet: bool, out: &mut dyn Write) -> anyhow::Re
     let boots = journal.boots().map_err(explain)?;
     if !quiet && !boots.is_empty() {
         let (id, first, last) = ("BOOT ID", "FIRST ENTRY", "LAST ENTRY");
-        writeln!(out, "{:>3} {id:<32} {first:<23} {last}", "IDX")?;
+        writeln!(out, "{:>3} {id:<32} {first:<27} {last}", "IDX")?;
     }
-    let full = |us| format!("{} UTC", timestamp::date_and_time(us));
+    let full = |us| {
+        format!(
+            "{} {} UTC",
+            timestamp::weekday(us),
+            timestamp::date_and_time(us)
+        )
+    };
     for (index, boot) in boots.iter().enumerate() {
         let back = boots.len() - 1 - index;
         let number = if back == 0 {
@@ -225,10 +237,23 @@ fn verify(journal: &Journal, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn vacuum(directory: &Path, limit: &str, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let limit_bytes = parse_size(limit)
-        .ok_or_else(|| anyhow!("{limit:?} is no size; give bytes, or a number with K, M or G"))?;
-    let freed = segments::vacuum(directory, limit_bytes)
+fn vacuum(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let directory = &arguments.directory;
+    let limit_bytes = match &arguments.vacuum_size {
+        None => u64::MAX,
+        Some(limit) => parse_size(limit).ok_or_else(|| {
+            anyhow!("{limit:?} is no size; give bytes, or a number with K, M or G")
+        })?,
+    };
+    let oldest = match &arguments.vacuum_time {
+        None => None,
+        Some(span) => {
+            let us = when::parse_span(span)
+                .ok_or_else(|| anyhow!("{span:?} is no length of time, such as 2days or 90min"))?;
+            SystemTime::now().checked_sub(Duration::from_micros(us))
+        }
+    };
+    let freed = segments::vacuum(directory, limit_bytes, oldest)
         .with_context(|| format!("remove old files of {}", directory.display()))?;
     let (freed, directory) = (size_text(freed), directory.display());
     writeln!(
@@ -285,6 +310,7 @@ impl<'a> Output<'a> {
                 hostname,
                 colour: is_terminal,
                 escape: !arguments.all && (is_terminal || format != Format::Cat),
+                fields: arguments.output_fields.clone(),
             },
             quiet: arguments.quiet,
             buffer: Vec::new(),
@@ -467,9 +493,9 @@ mod tests {
     #[test]
     fn boots_are_listed_with_their_times() {
         let expected = format!(
-            "IDX BOOT ID                          FIRST ENTRY             LAST ENTRY\n \
-             -1 {} 1970-01-01 01:00:00 UTC 1970-01-01 01:00:01 UTC\n  \
-             0 {} 1970-01-01 02:00:00 UTC 1970-01-01 02:00:01 UTC\n",
+            "IDX BOOT ID                          FIRST ENTRY                 LAST ENTRY\n \
+             -1 {} Thu 1970-01-01 01:00:00 UTC Thu 1970-01-01 01:00:01 UTC\n  \
+             0 {} Thu 1970-01-01 02:00:00 UTC Thu 1970-01-01 02:00:01 UTC\n",
             "01".repeat(16),
             "02".repeat(16)
         );

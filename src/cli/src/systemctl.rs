@@ -388,6 +388,7 @@ fn print_last_lines(unit: &str) {
         hostname: String::new(),
         colour: false,
         escape: true,
+        fields: Vec::new(),
     };
     for item in items {
         if let orlop_journal::reader::Item::Entry(record) = item {

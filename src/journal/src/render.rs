@@ -1,6 +1,6 @@
 //! Entries as text: the formats of `journalctl -o`. Pure.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::entry::Transport;
 use crate::reader::Record;
@@ -15,7 +15,7 @@ pub enum Format {
     ShortPrecise,
     /// `Sat 2026-11-21 05:10:01 UTC HOST web[17]: text`.
     ShortFull,
-    /// `2026-11-21T05:10:01+00:00 HOST web[17]: text`.
+    /// `2026-11-21T05:10:01+0000 HOST web[17]: text`.
     ShortIso,
     /// The same with microseconds.
     ShortIsoPrecise,
@@ -25,6 +25,8 @@ pub enum Format {
     ShortUnix,
     /// Like `ShortFull` with the unit's name in place of the identifier.
     WithUnit,
+    /// The time, and all fields below it, indented.
+    Verbose,
     /// One JSON object a line.
     Json,
     /// JSON objects over several lines.
@@ -36,7 +38,7 @@ pub enum Format {
 }
 
 /// All forms with their names.
-pub const FORMATS: [(&str, Format); 12] = [
+pub const FORMATS: [(&str, Format); 13] = [
     ("short", Format::Short),
     ("short-precise", Format::ShortPrecise),
     ("short-full", Format::ShortFull),
@@ -45,6 +47,7 @@ pub const FORMATS: [(&str, Format); 12] = [
     ("short-monotonic", Format::ShortMonotonic),
     ("short-unix", Format::ShortUnix),
     ("with-unit", Format::WithUnit),
+    ("verbose", Format::Verbose),
     ("json", Format::Json),
     ("json-pretty", Format::JsonPretty),
     ("export", Format::Export),
@@ -80,9 +83,20 @@ pub struct Style {
     pub hostname: String,
     /// Whether urgent lines are coloured.
     pub colour: bool,
-    /// Whether control characters of the message are shown as `\xNN`, for a terminal's sake.
+    /// Whether control characters of the message are shown as `\xNN`, for a terminal's sake; in the short forms tabs
+    /// are then eight spaces, and colours are taken away.
     pub escape: bool,
+    /// The only fields to show in the forms that have their names; all when empty.
+    pub fields: Vec<String>,
 }
+
+/// Fields that are shown whichever are asked for (`--output-fields` in journalctl(1)).
+const ALWAYS_SHOWN: [&str; 4] = [
+    "__CURSOR",
+    "__REALTIME_TIMESTAMP",
+    "__MONOTONIC_TIMESTAMP",
+    "_BOOT_ID",
+];
 
 /// Appends the entry with its newline to `out`.
 pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
@@ -107,11 +121,12 @@ pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
         )
     };
     let time = match style.format {
-        Format::Json => return json(record, &style.hostname, false, out),
-        Format::JsonPretty => return json(record, &style.hostname, true, out),
-        Format::Export => return export(record, &style.hostname, out),
+        Format::Json => return json(record, style, false, out),
+        Format::JsonPretty => return json(record, style, true, out),
+        Format::Export => return export(record, style, out),
+        Format::Verbose => return verbose(record, style, out),
         Format::Cat => {
-            push_message(&entry.message, style.escape, out);
+            push_message(&entry.message, style.escape, false, out);
             out.push(b'\n');
             return;
         }
@@ -120,8 +135,8 @@ pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
             format!("{month} {day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}")
         }
         Format::ShortFull | Format::WithUnit => full(),
-        Format::ShortIso => format!("{iso}+00:00"),
-        Format::ShortIsoPrecise => format!("{iso}.{micros:06}+00:00"),
+        Format::ShortIso => format!("{iso}+0000"),
+        Format::ShortIsoPrecise => format!("{iso}.{micros:06}+0000"),
         Format::ShortMonotonic => {
             let us = entry.monotonic_us;
             format!("[{:>5}.{:06}]", us / 1_000_000, us % 1_000_000)
@@ -139,7 +154,7 @@ pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
         Some(unit) if style.format == Format::WithUnit => unit,
         _ => identifier,
     };
-    push_message(name.as_bytes(), true, out);
+    push_message(name.as_bytes(), true, false, out);
     if let Some(pid) = entry.pid {
         out.extend_from_slice(format!("[{pid}]").as_bytes());
     }
@@ -153,21 +168,25 @@ pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
         _ => "",
     };
     out.extend_from_slice(colour.as_bytes());
-    push_message(&entry.message, style.escape, out);
+    push_message(&entry.message, style.escape, true, out);
     if !colour.is_empty() {
         out.extend_from_slice(b"\x1b[0m");
     }
     out.push(b'\n');
 }
 
-/// Invalid UTF-8 and control characters other than the tab could do anything to a terminal.
-fn push_message(message: &[u8], escape: bool, out: &mut Vec<u8>) {
+/// Invalid UTF-8 and control characters other than the tab could do anything to a terminal. In a line with something
+/// before it, a tab has no place to go to, and a colour would be that of the wrong thing.
+fn push_message(message: &[u8], escape: bool, in_line: bool, out: &mut Vec<u8>) {
     if !escape {
         return out.extend_from_slice(message);
     }
-    for chunk in message.utf8_chunks() {
+    let plain = in_line.then(|| without_colours(message));
+    for chunk in plain.as_deref().unwrap_or(message).utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() && c != '\t' {
+            if c == '\t' && in_line {
+                out.extend_from_slice(b"        ");
+            } else if c.is_control() && c != '\t' {
                 let mut bytes = [0; 4];
                 push_hex(c.encode_utf8(&mut bytes).as_bytes(), out);
             } else {
@@ -178,19 +197,46 @@ fn push_message(message: &[u8], escape: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// The text less its control sequences, `ESC [` parameters letter (ECMA-48 section 5.4).
+fn without_colours(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        let sequence = rest.strip_prefix(b"\x1b[").and_then(|rest| {
+            let end = rest.iter().position(|byte| !matches!(byte, 0x20..=0x3f))?;
+            matches!(rest[end], 0x40..=0x7e).then(|| &rest[end + 1..])
+        });
+        match sequence {
+            Some(after) => rest = after,
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
 fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
     }
 }
 
-/// The entry's fields under the names that systemd's journal has for them (systemd.journal-fields(7)).
-fn fields(record: &Record, hostname: &str) -> Vec<(&'static str, Vec<u8>)> {
+/// Where the entry stands, in the form of systemd's cursors.
+fn cursor(record: &Record) -> String {
     let entry = &record.entry;
-    let cursor = format!(
+    format!(
         "s={};i={:x};b={};m={:x};t={:x}",
         record.journal, entry.sequence, record.boot, entry.monotonic_us, entry.realtime_us
-    );
+    )
+}
+
+/// The entry's fields under the names that systemd's journal has for them (systemd.journal-fields(7)).
+fn fields(record: &Record, style: &Style) -> Vec<(&'static str, Vec<u8>)> {
+    let entry = &record.entry;
+    let hostname = &style.hostname;
+    let cursor = cursor(record);
     let transport = match entry.transport {
         Transport::Other(number) => number.to_string(),
         known => known.name().to_owned(),
@@ -211,7 +257,7 @@ fn fields(record: &Record, hostname: &str) -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "_HOSTNAME",
-            (!hostname.is_empty()).then(|| hostname.to_owned()),
+            (!hostname.is_empty()).then(|| hostname.clone()),
         ),
         ("_TRANSPORT", Some(transport)),
         ("PRIORITY", Some(entry.priority.to_string())),
@@ -234,6 +280,11 @@ fn fields(record: &Record, hostname: &str) -> Vec<(&'static str, Vec<u8>)> {
         .filter_map(|(name, value)| Some((name, value?.into_bytes())))
         .collect();
     fields.push(("MESSAGE", entry.message.clone()));
+    if !style.fields.is_empty() {
+        fields.retain(|(name, _)| {
+            ALWAYS_SHOWN.contains(name) || style.fields.iter().any(|wanted| wanted == name)
+        });
+    }
     fields
 }
 
@@ -245,36 +296,53 @@ fn line_break(record: &Record) -> Option<&'static str> {
     }
 }
 
-/// A value that is not UTF-8 is an array of its bytes, as in systemd's.
-fn json(record: &Record, hostname: &str, pretty: bool, out: &mut Vec<u8>) {
-    let object: Map<String, Value> = fields(record, hostname)
-        .into_iter()
-        .map(|(name, value)| {
-            let value = match String::from_utf8(value) {
-                Ok(text) => Value::from(text),
-                Err(err) => Value::from(err.into_bytes()),
-            };
-            (name.to_owned(), value)
-        })
-        .collect();
-    let object = Value::Object(object);
-    let text = if pretty {
-        format!("{object:#}")
+/// Whether a value is text that a terminal may see, by the rule of systemd's journal.
+fn is_printable(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| text.chars().all(|c| c == '\t' || !c.is_control()))
+}
+
+/// A value with bytes that are no printable text is an array of them, as in systemd's.
+fn json(record: &Record, style: &Style, pretty: bool, out: &mut Vec<u8>) {
+    let (open, between, colon, close) = if pretty {
+        ("{\n\t", ",\n\t", " : ", "\n}\n")
     } else {
-        object.to_string()
+        ("{", ",", ":", "}\n")
     };
-    out.extend_from_slice(text.as_bytes());
-    out.push(b'\n');
+    let mut before = open;
+    for (name, value) in fields(record, style) {
+        let value = match String::from_utf8(value) {
+            Ok(text) if is_printable(text.as_bytes()) => Value::from(text),
+            Ok(text) => Value::from(text.into_bytes()),
+            Err(err) => Value::from(err.into_bytes()),
+        };
+        out.extend_from_slice(format!("{before}\"{name}\"{colon}{value}").as_bytes());
+        before = between;
+    }
+    out.extend_from_slice(close.as_bytes());
+}
+
+fn verbose(record: &Record, style: &Style, out: &mut Vec<u8>) {
+    let us = record.entry.realtime_us;
+    let (weekday, time) = (timestamp::weekday(us), timestamp::date_and_time(us));
+    let (micros, cursor) = (us % 1_000_000, cursor(record));
+    out.extend_from_slice(format!("{weekday} {time}.{micros:06} UTC [{cursor}]\n").as_bytes());
+    for (name, value) in fields(record, style) {
+        // What begins so stands in the line above.
+        if name.starts_with("__") {
+            continue;
+        }
+        out.extend_from_slice(format!("    {name}=").as_bytes());
+        push_message(&value, style.escape, false, out);
+        out.push(b'\n');
+    }
 }
 
 /// `NAME=value` lines, an empty line after each entry; a value with a control character has its length before it, as 64
 /// bits little-endian (systemd's "Journal Export Format").
-fn export(record: &Record, hostname: &str, out: &mut Vec<u8>) {
-    for (name, value) in fields(record, hostname) {
+fn export(record: &Record, style: &Style, out: &mut Vec<u8>) {
+    for (name, value) in fields(record, style) {
         out.extend_from_slice(name.as_bytes());
-        let is_text = std::str::from_utf8(&value)
-            .is_ok_and(|text| text.chars().all(|c| c == '\t' || !c.is_control()));
-        if is_text {
+        if is_printable(&value) {
             out.push(b'=');
         } else {
             out.push(b'\n');
@@ -314,6 +382,7 @@ mod tests {
             hostname: "deck".to_owned(),
             colour: false,
             escape: true,
+            fields: Vec::new(),
         };
         let mut out = Vec::new();
         render(&record(message), &style, &mut out);
@@ -334,11 +403,11 @@ mod tests {
             ),
             (
                 Format::ShortIso,
-                "2026-11-21T05:10:01+00:00 deck web[17]: hi\n",
+                "2026-11-21T05:10:01+0000 deck web[17]: hi\n",
             ),
             (
                 Format::ShortIsoPrecise,
-                "2026-11-21T05:10:01.000042+00:00 deck web[17]: hi\n",
+                "2026-11-21T05:10:01.000042+0000 deck web[17]: hi\n",
             ),
             (Format::ShortMonotonic, "[    5.123456] deck web[17]: hi\n"),
             (Format::ShortUnix, "1795237801.000042 deck web[17]: hi\n"),
@@ -361,6 +430,35 @@ mod tests {
     }
 
     #[test]
+    fn in_a_line_tabs_are_spaces_and_colours_are_gone() {
+        assert_eq!(
+            text(b"\x1b[1;31mbad\x1b[0m\tworse\x1b[", Format::Short),
+            "Nov 21 05:10:01 deck web[17]: bad        worse\\x1b[\n"
+        );
+    }
+
+    #[test]
+    fn only_the_wanted_fields_are_shown_and_those_that_place_the_entry() {
+        let style = Style {
+            format: Format::JsonPretty,
+            hostname: "deck".to_owned(),
+            colour: false,
+            escape: true,
+            fields: vec!["MESSAGE".to_owned(), "NONE".to_owned()],
+        };
+        let mut out = Vec::new();
+        render(&record(b"hi \"you\""), &style, &mut out);
+        let (journal, boot) = (Id([1; 16]), Id([3; 16]));
+        let expected = format!(
+            "{{\n\t\"__CURSOR\" : \"s={journal};i=7;b={boot};m=4e2d40;t=660c25f6a7c6a\",\n\
+             \t\"__REALTIME_TIMESTAMP\" : \"1795237801000042\",\n\
+             \t\"__MONOTONIC_TIMESTAMP\" : \"5123456\",\n\
+             \t\"_BOOT_ID\" : \"{boot}\",\n\t\"MESSAGE\" : \"hi \\\"you\\\"\"\n}}\n"
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
     fn json_has_systemds_names_and_bytes_that_are_no_text() {
         let value: Value = serde_json::from_str(&text(b"\xff\x01", Format::Json)).unwrap();
         assert_eq!(value["MESSAGE"], serde_json::json!([255, 1]));
@@ -377,6 +475,7 @@ mod tests {
             hostname: String::new(),
             colour: false,
             escape: false,
+            fields: Vec::new(),
         };
         let mut out = Vec::new();
         render(&record(b"a\x01b"), &style, &mut out);
@@ -391,7 +490,7 @@ mod tests {
             let mut record = record(&message);
             record.entry.realtime_us = us;
             for (_, format) in FORMATS {
-                let style = Style { format, hostname: "h".to_owned(), colour: true, escape: true };
+                let style = Style { format, hostname: "h".to_owned(), colour: true, escape: true, fields: Vec::new() };
                 let mut out = Vec::new();
                 render(&record, &style, &mut out);
                 prop_assert!(out.ends_with(b"\n"));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::entry::Id;
 
@@ -78,17 +79,21 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the oldest segments, though never the newest, until all together take at most `limit_bytes`; how many
-/// bytes were freed.
+/// Removes the oldest segments, though never the newest, until all together take at most `limit_bytes` and none was last
+/// written to before `oldest`; how many bytes were freed.
 ///
 /// # Errors
 /// Those of reading the directory and of removing.
-pub fn vacuum(directory: &Path, limit_bytes: u64) -> io::Result<u64> {
+pub fn vacuum(directory: &Path, limit_bytes: u64, oldest: Option<SystemTime>) -> io::Result<u64> {
     let files = list(directory)?;
     let mut total: u64 = files.iter().map(|file| file.bytes).sum();
     let mut freed = 0;
     for file in files.iter().rev().skip(1).rev() {
-        if total <= limit_bytes {
+        let is_old = match oldest {
+            Some(oldest) => std::fs::metadata(&file.path)?.modified()? < oldest,
+            None => false,
+        };
+        if total <= limit_bytes && !is_old {
             break;
         }
         remove(&file.path)?;

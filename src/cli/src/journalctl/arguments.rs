@@ -93,6 +93,12 @@ pub(super) struct Arguments {
     /// Remove the oldest files until the rest take at most this: bytes, or with K, M or G
     #[arg(long, value_name = "SIZE")]
     pub(super) vacuum_size: Option<String>,
+    /// Remove files that hold nothing younger than this: `2days`, `1week`, `90min`
+    #[arg(long, value_name = "TIME")]
+    pub(super) vacuum_time: Option<String>,
+    /// In the forms verbose, json, json-pretty and export, show only these fields: names with commas between
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(super) output_fields: Vec<String>,
     /// Read another directory
     #[arg(short = 'D', long, value_name = "DIRECTORY", default_value = segments::DIRECTORY)]
     pub(super) directory: PathBuf,

@@ -57,6 +57,7 @@ fn shown(record: &Record) {
             hostname: "deck".to_owned(),
             colour: true,
             escape: true,
+            fields: Vec::new(),
         };
         let mut out = Vec::new();
         render(record, &style, &mut out);
