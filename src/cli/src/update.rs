@@ -14,6 +14,7 @@ use orlop_boot::entries::Version;
 use orlop_boot::esp::{ENTRIES, Esp};
 use orlop_boot::trials::{self, Trials};
 use orlop_config::Machine;
+use orlop_sys::kmsg::{self, Priority};
 use orlop_update::apply::{ApplyError, apply, check};
 use orlop_update::channel::{self, Latest};
 use orlop_update::fetch::{Download, Patience};
@@ -347,11 +348,12 @@ fn apply_payload(arguments: &Apply) -> anyhow::Result<ExitCode> {
         "{version} is in slot {} (signed by {signed}); a reboot starts it",
         applied.slot
     );
-    log::info!(
+    // Standard error is the operator's; the log is to know it too.
+    let text = format!(
         "update: {version} is in slot {}; {} runs until a reboot",
-        applied.slot,
-        record.version
+        applied.slot, record.version
     );
+    kmsg::write(Priority::Notice, "orlop", &text);
     match arguments.reboot {
         true => Ok(systemctl::end("reboot", &[])),
         false => Ok(ExitCode::SUCCESS),

@@ -248,12 +248,14 @@ fn finish(
     head: &[u8],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), ApplyError> {
-    let total_bytes = manifest.bytes();
+    let written = || {
+        manifest
+            .parts()
+            .filter(|(which, _)| *which != Which::Loader)
+    };
+    let total_bytes = written().map(|(_, part)| part.bytes).sum();
     let mut done_bytes = 0;
-    for (which, part) in manifest
-        .parts()
-        .filter(|(which, _)| *which != Which::Loader)
-    {
+    for (which, part) in written() {
         let mut hash = Sha256::new();
         let mut at = 0;
         while at < part.bytes {

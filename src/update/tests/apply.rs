@@ -1,6 +1,6 @@
 //! Updates on a disk with two slots.
 
-use orlop_update::apply::{ApplyError, apply};
+use orlop_update::apply::{ApplyError, Phase, apply};
 use orlop_update::signature::SecretKey;
 use orlop_update::slots::{Options, Refusal};
 use orlop_update::storage::{Disk, Esp as _};
@@ -21,14 +21,18 @@ fn update(
     let key = SecretKey::generate().unwrap();
     let bytes = release.payload(&key);
     let payload = open(&bytes, &key);
+    let mut last = None;
     let applied = apply(
         payload,
         &mut machine.disk,
         &mut machine.esp,
         &machine.running,
         options,
-        &mut |_| {},
+        &mut |progress| last = Some(progress),
     )?;
+    let last = last.unwrap();
+    assert_eq!(last.phase, Phase::ReadBack);
+    assert_eq!(last.done_bytes, last.total_bytes, "the bar ends at 100 %");
     Ok(applied.slot)
 }
 
