@@ -6,6 +6,7 @@
 
 mod images;
 mod marker;
+mod netboot;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -92,6 +93,7 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     figures.extend(images::sizes(&products)?);
     figures.push(images::update(project, &products)?);
     figures.extend(memory(project, &products)?);
+    figures.push(netboot::figure(project, &products)?);
     for figure in &figures[from..] {
         figure.print();
     }

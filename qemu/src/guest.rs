@@ -30,6 +30,8 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The data disk's serial number, by which the configurations name it.
 const DATA_SERIAL: &str = "orlop-data";
+/// The system disk's.
+pub const SYSTEM_SERIAL: &str = "orlop-system";
 
 /// The guest's network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +49,11 @@ pub enum Network {
 pub enum Start {
     /// QEMU loads the kernel and this initramfs.
     Initramfs(PathBuf),
-    /// UEFI firmware loads what is on the system disk; the command line is the disk's.
+    /// UEFI firmware loads what is on the system disk, on the medium in the drive, or what the network has, in this order; the
+    /// command line is that one's.
     Firmware,
+    /// The firmware of old PCs, and iPXE of the network card: what the network has.
+    Bios,
 }
 
 /// Debian's OVMF: its code, and the variables that a new machine begins with.
@@ -77,6 +82,12 @@ pub struct Machine {
     pub has_system_disk: bool,
     /// The port of 127.0.0.1 where the system disk is served ([`crate::power`]); nothing: QEMU reads its file.
     pub system_disk_port: Option<u16>,
+    /// The medium in its optical drive, where it has one.
+    pub medium: Option<PathBuf>,
+    /// What its network tells iPXE to load: a URL.
+    pub boot_file: Option<String>,
+    /// More words for QEMU.
+    pub more: Vec<String>,
     /// Whether it has a watchdog, Intel's 6300ESB.
     pub has_watchdog: bool,
     /// Whether a panic of its kernel is what a test is after.
@@ -132,6 +143,9 @@ impl Machine {
             start: Start::Initramfs(products.initrd.clone()),
             has_system_disk: false,
             system_disk_port: None,
+            medium: None,
+            boot_file: None,
+            more: Vec::new(),
             has_watchdog: false,
             may_panic: false,
             command_line,
@@ -143,6 +157,19 @@ impl Machine {
             memory_mib: 512,
             data_bytes: Some(1 << 30),
         })
+    }
+
+    /// Gives it a new system disk without anything on it, of a size in bytes.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn add_blank_system_disk(&mut self, bytes: u64) -> Result<()> {
+        let disk = self.system_disk();
+        File::create(&disk)
+            .and_then(|file| file.set_len(bytes))
+            .with_context(|| format!("make {}", disk.display()))?;
+        self.has_system_disk = true;
+        Ok(())
     }
 
     /// The data disk's file.
@@ -309,6 +336,7 @@ impl Machine {
                 add("-drive", flash(0, &format!("readonly=on,file={OVMF_CODE}")));
                 add("-drive", flash(1, "file=variables.fd"));
             }
+            Start::Bios => {}
         }
         if self.has_watchdog {
             add("-device", "i6300esb".to_owned());
@@ -328,9 +356,25 @@ impl Machine {
                 "-device",
                 // A kernel that QEMU loads has this place already.
                 match self.start {
-                    Start::Firmware => "virtio-blk-pci,drive=system,bootindex=0".to_owned(),
-                    Start::Initramfs(_) => "virtio-blk-pci,drive=system".to_owned(),
+                    Start::Firmware | Start::Bios => {
+                        format!("virtio-blk-pci,drive=system,serial={SYSTEM_SERIAL},bootindex=0")
+                    }
+                    Start::Initramfs(_) => {
+                        format!("virtio-blk-pci,drive=system,serial={SYSTEM_SERIAL}")
+                    }
                 },
+            );
+        }
+        if let Some(medium) = &self.medium {
+            let medium = medium.display();
+            add(
+                "-drive",
+                format!("if=none,id=medium,format=raw,media=cdrom,readonly=on,file={medium}"),
+            );
+            add("-device", "virtio-scsi-pci,id=scsi".to_owned());
+            add(
+                "-device",
+                "scsi-cd,bus=scsi.0,drive=medium,bootindex=1".to_owned(),
             );
         }
         let log = file_name(log);
@@ -371,12 +415,20 @@ impl Machine {
             for (guest, host) in ports {
                 user.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
             }
+            let card = match &self.boot_file {
+                Some(url) => {
+                    user.push_str(&format!(",bootfile={url}"));
+                    "virtio-net-pci,netdev=net,bootindex=2"
+                }
+                None => "virtio-net-pci,netdev=net,romfile=",
+            };
             add("-netdev", user);
-            add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+            add("-device", card.to_owned());
         }
         if let Some(cable) = &self.cable {
             arguments.extend(cable.arguments());
         }
+        arguments.extend(self.more.iter().cloned());
         arguments
     }
 }

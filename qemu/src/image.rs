@@ -11,6 +11,7 @@ mod erofs;
 mod initrd;
 mod kernel;
 mod lists;
+mod live;
 mod packages;
 mod qcow2;
 mod release;
@@ -141,6 +142,12 @@ pub struct Products {
     pub disk: PathBuf,
     /// The disk as qcow2.
     pub qcow2: PathBuf,
+    /// The disk compressed, for downloads.
+    pub compressed_disk: PathBuf,
+    /// The medium that boots live and installs.
+    pub iso: PathBuf,
+    /// iPXE's script, to be served beside kernel and initramfs.
+    pub ipxe: PathBuf,
     /// What all of this is made of.
     pub materials: PathBuf,
     /// What brings the version to machines that have another one.
@@ -154,6 +161,7 @@ pub struct Products {
 /// # Errors
 /// A package that cannot be had, a tool that is missing or fails, a list that names what does not exist.
 pub fn image(project: &Project, options: &Options) -> Result<Products> {
+    let named = |kind: &str| options.output.join(format!("orlop-{}.{kind}", version()));
     let products = Products {
         kernel: options.output.join("vmlinuz"),
         initrd: options.output.join("initrd"),
@@ -164,10 +172,11 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         stub: options.output.join("linuxx64.efi.stub"),
         disk: options.output.join("orlop.raw"),
         qcow2: options.output.join("orlop.qcow2"),
+        compressed_disk: options.output.join("orlop.raw.zst"),
+        iso: named("iso"),
+        ipxe: options.output.join("orlop.ipxe"),
         materials: options.output.join("sbom.cdx.json"),
-        payload: options
-            .output
-            .join(format!("orlop-{}.update", version().as_str())),
+        payload: named("update"),
         list: options.output.join("latest.json"),
     };
     let binary = match &options.binary {
@@ -217,6 +226,9 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         &products.stub,
         &products.disk,
         &products.qcow2,
+        &products.compressed_disk,
+        &products.iso,
+        &products.ipxe,
         &products.materials,
         &products.payload,
         &products.list,
@@ -271,21 +283,14 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
         payload(&slot, &products.loader, &key, &products.payload)?;
         list(std::slice::from_ref(&products.payload), &key)
     })?;
+    step("medium", || {
+        live::ipxe(project, &products)?;
+        live::iso(project, &products, &options.output)?;
+        live::compress_disk(&products)
+    })?;
     step("materials", || {
         release::bill_of_materials(project, &debs, &products.materials)?;
-        let files = [
-            &products.kernel,
-            &products.initrd,
-            &products.root,
-            &slot.verity,
-            &slot.uki,
-            &products.disk,
-            &products.qcow2,
-            &products.materials,
-            &products.payload,
-            &products.list,
-        ];
-        release::sums(&files.map(PathBuf::as_path), &options.output)
+        release::sums(&options.output)
     })?;
     stamp.write(&stamp_path)?;
     for path in outputs {

@@ -26,7 +26,7 @@ const MIB: u64 = 1 << 20;
 const READ_ONLY: u64 = 1 << 60;
 
 /// The time of all files on the EFI system partition, 2020-01-01: FAT has none before 1980.
-const EPOCH: &str = "1577836800";
+pub(super) const EPOCH: &str = "1577836800";
 
 /// How large the parts are, in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ struct Part {
 }
 
 /// Identifiers of what has no root hash: fixed, so that the same inputs give the same disk.
-fn fixed_uuid(name: &str) -> Uuid {
+pub(super) fn fixed_uuid(name: &str) -> Uuid {
     let digest: [u8; 32] = Sha256::digest(format!("orlop disk {name}")).into();
     let bytes = digest.first_chunk().copied().unwrap_or_default();
     uuid::Builder::from_random_bytes(bytes).into_uuid()
@@ -269,11 +269,12 @@ fn make_esp(path: &Path, bytes: u64, loader: &Path, slots: &[Slot]) -> Result<()
     std::fs::remove_dir_all(&directory).context("remove the partition's directory")
 }
 
-/// No menu, unless a key is held; nothing but our entries; no command lines by hand.
-const LOADER_CONF: &str = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\n";
+/// No menu, unless a key is held; of our entries alone, a version is started unless one picks another; no command lines by hand.
+const LOADER_CONF: &str =
+    "timeout 0\ndefault orlop_*\neditor no\nauto-entries no\nauto-firmware no\n";
 
 /// One of mtools' programs on a FAT image, at a fixed time.
-fn mtool(program: &str, image: &Path) -> Command {
+pub(super) fn mtool(program: &str, image: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env("SOURCE_DATE_EPOCH", EPOCH)

@@ -14,6 +14,9 @@ use super::disk::{LAYOUT, Slot};
 use super::packages::Deb;
 use super::{Products, Project, disk, output, qcow2, tree, uki, verity};
 
+/// The file with the sums.
+const SUMS: &str = "SHA256SUMS";
+
 /// The version that is built.
 #[must_use]
 pub fn version() -> Version {
@@ -42,11 +45,7 @@ pub fn slot(
     };
     let tree = directory.join(format!("root_{version}.verity"));
     let root_hash = verity::make(&products.root, version.as_str(), &tree)?;
-    let mut command_line = project.kernel_command_line()?;
-    if !words.is_empty() {
-        command_line = format!("{command_line} {words}");
-    }
-    command_line = format!("{command_line} roothash={root_hash}");
+    let command_line = command_line(project, &format!("{words} roothash={root_hash}"))?;
     let kernel = read(&products.kernel)?;
     let image = uki::build(&uki::Parts {
         stub: &read(&products.stub)?,
@@ -73,8 +72,17 @@ pub fn slot(
     })
 }
 
+/// The project's kernel command line with more words.
+pub(super) fn command_line(project: &Project, words: &str) -> Result<String> {
+    Ok(format!(
+        "{} {}",
+        project.kernel_command_line()?,
+        words.trim_start()
+    ))
+}
+
 /// What a bzImage says of itself: `kernel_version` of the setup header (`Documentation/x86/boot.rst`), up to the first blank.
-fn kernel_version(image: &[u8]) -> Option<String> {
+pub(super) fn kernel_version(image: &[u8]) -> Option<String> {
     let at = usize::from(u16_at(image, 0x20e)?) + 0x200;
     let text = image.get(at..)?.split(|b| matches!(b, 0 | b' ')).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
@@ -93,20 +101,33 @@ pub(super) fn disks(project: &Project, products: &Products, directory: &Path) ->
     Ok(slot)
 }
 
-/// Writes the SHA-256 sums of files, in sha256sum(1)'s format, to `SHA256SUMS` beside them.
-pub(super) fn sums(files: &[&Path], directory: &Path) -> Result<()> {
+/// Writes the SHA-256 sums of all files in `directory`, in sha256sum(1)'s format, to `SHA256SUMS` beside them.
+pub(super) fn sums(directory: &Path) -> Result<()> {
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut files: Vec<_> = std::fs::read_dir(directory)
+        .with_context(|| format!("list {}", directory.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file() && !name(path).starts_with('.') && name(path) != SUMS)
+        .collect();
+    files.sort();
     let mut text = String::new();
-    for file in files {
+    for file in &files {
         let mut hash = Sha256::new();
         let mut content =
             std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
         std::io::copy(&mut content, &mut hash)
             .with_context(|| format!("read {}", file.display()))?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name(file);
         let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         text.push_str(&format!("{digest}  {name}\n"));
     }
-    let path = directory.join("SHA256SUMS");
+    let path = directory.join(SUMS);
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 

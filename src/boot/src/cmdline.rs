@@ -57,6 +57,14 @@ impl CommandLine {
             .as_deref()
     }
 
+    /// The values of all `key=value`, in their order.
+    pub fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.words
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .filter_map(|(_, value)| value.as_deref())
+    }
+
     /// The arguments for a module, as `finit_module` takes them: from `NAME.PARAMETER[=VALUE]`, hyphen and underscore
     /// being the same. The kernel applies these itself only to what it contains.
     #[must_use]

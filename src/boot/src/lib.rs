@@ -14,6 +14,7 @@ pub mod gate;
 pub mod gpt;
 pub mod index;
 pub mod little_endian;
+pub mod menu;
 pub mod modprobe;
 pub mod modules;
 pub mod mounts;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use orlop_boot::entries::{Entry, Standing};
 use orlop_boot::gate::{Decision, Gate};
+use orlop_boot::menu;
+use orlop_boot::modprobe::chain;
 use orlop_boot::slot::{self, Booted};
 use orlop_boot::times;
 use orlop_config::Machine;
@@ -91,10 +93,12 @@ fn watch() -> Result<()> {
     let named: Vec<String> = update.healthy.iter().map(|u| u.value.clone()).collect();
     let deadline = seconds(&update.boot_deadline, DEADLINE);
     let hold = seconds(&update.healthy_for, HOLD);
+    let allows_recovery = machine.recovery.shell.as_ref().is_some_and(|s| s.value);
     let mut gate = Gate::new(hold, deadline);
     if !booted.is_on_trial() {
         // A version that was good once is not taken back because the network is down today.
         println!("{} is good", booted.version);
+        refresh_menu(&booted, allows_recovery);
         return mark();
     }
     println!("{} is on trial", booted.version);
@@ -107,7 +111,11 @@ fn watch() -> Result<()> {
         }
         last = words;
         match gate.step(times::now_ns(), seen) {
-            Decision::Bless => return bless(&booted),
+            Decision::Bless => {
+                bless(&booted)?;
+                refresh_menu(&booted, allows_recovery);
+                return Ok(());
+            }
             Decision::GiveUp(why) => {
                 let reason = format!("not healthy within {} s: {why}", deadline.as_secs());
                 if !is_last_resort(&booted)? {
@@ -218,6 +226,20 @@ fn bless(booted: &Booted) -> Result<()> {
         eprintln!("<4>{err}");
     }
     mark()
+}
+
+/// Has the loader's menu offer what goes with this version. It stays as it is where that fails: the version is good all the same.
+fn refresh_menu(booted: &Booted, allows_recovery: bool) {
+    let refreshed = slot::with_esp(booted, |esp, entries| {
+        let ours = |entry: &&Entry| entry.version == booted.version;
+        let refreshed = entries.iter().find(ours);
+        Ok(refreshed.map_or(Ok(()), |entry| menu::refresh(esp, entry, allows_recovery)))
+    });
+    match refreshed {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => eprintln!("<4>the loader's menu: {}", chain(&err)),
+        Err(err) => eprintln!("<4>the loader's menu: {}", chain(&err)),
+    }
 }
 
 fn mark() -> Result<()> {

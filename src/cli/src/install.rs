@@ -12,11 +12,14 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use orlop_boot::esp::{ENTRIES, Esp};
 use orlop_boot::trials::{self, Trials};
+use orlop_config::{Input, Kind, Severity};
 use orlop_sys::blkdev;
 use orlop_update::apply::read_table;
 use orlop_update::install::{Permission, Target, install, look, permit};
+use orlop_update::live;
 use orlop_update::local::{self, Sources};
 use orlop_update::payload::Payload;
+use orlop_update::seed;
 use orlop_update::slots::Slot;
 use orlop_update::storage::{DeviceDisk, Disk as _, MountedEsp, read_files};
 use orlop_update::system::{self, KEYS, Lock, RECORD, Record};
@@ -26,9 +29,6 @@ use crate::{stderr, systemctl, update};
 
 /// How long a disk may take to appear.
 const DISK_WAIT: Duration = Duration::from_secs(30);
-
-/// Where a live medium carries what can be installed from it.
-const LIVE: &str = "/run/orlop/live/orlop.update";
 
 /// Put Orlop on a disk: all of what is on it is lost.
 #[derive(Parser)]
@@ -40,6 +40,9 @@ struct Arguments {
     /// The payload: a file or an http:// URL. Otherwise what runs, what the live medium has, or what update.url offers.
     #[arg(long, value_name = "SOURCE")]
     from: Option<String>,
+    /// The cloud-config that the disk's starts are configured by, in place of what this machine was configured by.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Overwrite what others made, and an installation of Orlop with its data.
     #[arg(long)]
     wipe: bool,
@@ -50,7 +53,7 @@ struct Arguments {
     #[arg(long)]
     reboot: bool,
     /// Do what the configuration says under `install`, unless it is done, and reboot.
-    #[arg(long, conflicts_with_all = ["disk", "from", "wipe", "wipe_data_volume"])]
+    #[arg(long, conflicts_with_all = ["disk", "from", "config", "wipe", "wipe_data_volume"])]
     configured: bool,
     /// Trust the keys (*.pub) of another directory.
     #[arg(long, value_name = "DIRECTORY", default_value = KEYS)]
@@ -128,6 +131,9 @@ fn by_hand(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     permit(&device, &target, permission)?;
 
+    let mut files = vec![(trials::PATH.to_owned(), Trials::default().encode())];
+    files.extend(configuration_files(arguments)?);
+
     let mut meter = Meter::new();
     let payload = payload(arguments, record.as_ref(), &mut meter)?;
     let version = payload.manifest().version.clone();
@@ -140,7 +146,7 @@ fn by_hand(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         payload,
         system::architecture(),
         &mut disk,
-        &[(trials::PATH.to_owned(), Trials::default().encode())],
+        &files,
         &mut |progress| meter.show(progress),
     )?;
     // The kernel may take its time to see them; nothing here needs them.
@@ -159,6 +165,33 @@ fn by_hand(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The configuration that goes along, for the EFI system partition.
+fn configuration_files(arguments: &Arguments) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    if let Some(path) = &arguments.config {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let input = Input {
+            name: path.display().to_string(),
+            kind: Kind::CloudConfig,
+            text: text.clone(),
+        };
+        let (_, problems) = orlop_config::load(vec![input]);
+        let mut errors = problems.iter().filter(|p| p.severity == Severity::Error);
+        if let Some(error) = errors.next() {
+            bail!("the configuration has errors: {error}; `orlop config check` lists them all");
+        }
+        return Ok(vec![seed::file(seed::USER_DATA, text)]);
+    }
+    let files = seed::files(Path::new(seed::IN_USE))
+        .with_context(|| format!("cannot read {}", seed::IN_USE))?;
+    if files.is_empty() {
+        eprintln!(
+            "warning: this machine has no configuration to take along and there is no --config: without a volume labelled \
+             cidata nobody will get into what is installed"
+        );
+    }
+    Ok(files)
+}
+
 /// What is installed: what is named, what runs, what the medium has, what the channel offers.
 fn payload(
     arguments: &Arguments,
@@ -168,7 +201,10 @@ fn payload(
     let source = match (&arguments.from, record) {
         (Some(source), _) => source.clone(),
         (None, Some(record)) => return running(record),
-        (None, None) if Path::new(LIVE).exists() => LIVE.to_owned(),
+        (None, None) if live::is_live() => {
+            live::ensure_mounted()?;
+            live::PAYLOAD.to_owned()
+        }
         (None, None) => update::offer(None, None, &update::keyring(&arguments.keys)?)
             .context("nothing to install: there is no --from")?
             .1
@@ -239,7 +275,7 @@ mod tests {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
         let parse = |words: &[&str]| Arguments::try_parse_from(words);
-        assert!(parse(&["/dev/vdb", "--wipe", "--from", "x"]).is_ok());
+        assert!(parse(&["/dev/vdb", "--wipe", "--from", "x", "--config", "y"]).is_ok());
         assert!(parse(&["--configured"]).is_ok());
         assert!(parse(&[]).is_err() && parse(&["--configured", "/dev/vdb"]).is_err());
         assert!(parse(&["--configured", "--wipe"]).is_err());

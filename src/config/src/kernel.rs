@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::node::{Form, Node, Reader, Scalar, Value};
 
 /// Words below `orlop.` that the initramfs stage and PID 1 read themselves: they have no place in a [`Machine`].
-const READ_ELSEWHERE: &[&str] = &["crash", "rescue", "reset", "shell"];
+const READ_ELSEWHERE: &[&str] = &["config", "crash", "live", "rescue", "reset", "shell"];
 
 /// Applies the words of `line` that are meant for this machine's configuration.
 pub(crate) fn apply(line: &str, machine: &mut Machine, reader: &mut Reader<'_>) {

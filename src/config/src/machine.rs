@@ -32,6 +32,8 @@ record! {
         pub update: Update,
         /// What happens on a machine that runs from memory and has a disk to live on.
         pub install: Install,
+        /// What the boot menu has for a machine that does not come up.
+        pub recovery: Recovery,
         /// Public SSH keys that may log in as core.
         pub ssh_authorized_keys: Collected<SshKey>,
         /// Users, made or added to at each start.
@@ -212,6 +214,14 @@ record! {
         pub wipe: Option<Sourced<bool>>,
         /// The payload that is installed, an http:// URL or a path; what update.url offers when not given.
         pub from: Option<Sourced<String>>,
+    }
+}
+
+record! {
+    /// What the boot menu has for a machine that does not come up.
+    pub struct Recovery {
+        /// Whether it offers a root shell, without a password, to whoever is at the machine's own console; false when not given.
+        pub shell: Option<Sourced<bool>>,
     }
 }
 

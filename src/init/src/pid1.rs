@@ -488,7 +488,7 @@ impl Pid1 {
             .unwrap_or("default.target")
             .to_owned();
         let mut wanted = vec![target];
-        if let Some(terminal) = command_line.value("orlop.shell") {
+        for terminal in command_line.values("orlop.shell") {
             wanted.push(format!(
                 "console-shell@{}.service",
                 terminal.trim_start_matches("/dev/")

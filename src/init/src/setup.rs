@@ -8,6 +8,7 @@ mod files;
 mod identity;
 mod kernel;
 mod label;
+mod remote;
 mod replace;
 mod reset;
 mod seed;
@@ -86,6 +87,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "setup.machine",
         run: source::record,
+    },
+    Step {
+        name: "setup.seed",
+        run: source::leave,
     },
     Step {
         name: "setup.machine-id",

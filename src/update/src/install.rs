@@ -37,10 +37,11 @@ const SECTOR_BYTES: usize = 512;
 /// Where the loader goes: where firmware looks, and where systemd-boot's own tools do.
 const LOADER_PATHS: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
 
-/// The loader's configuration: no menu unless a key is held, nothing but our entries, no command lines by hand.
+/// The loader's configuration: no menu unless a key is held, nothing but our entries, of which versions are started, no command
+/// lines by hand.
 const LOADER_CONFIGURATION: (&str, &[u8]) = (
     "loader/loader.conf",
-    b"timeout 0\neditor no\nauto-entries no\nauto-firmware no\n",
+    b"timeout 0\ndefault orlop_*\neditor no\nauto-entries no\nauto-firmware no\n",
 );
 
 /// How large the partitions are, in bytes.

@@ -95,7 +95,7 @@ fn judge(disk: &Blank, release: &Release) {
         ("::efi/systemd/systemd-bootx64.efi", LOADER),
         (
             "::loader/loader.conf",
-            b"timeout 0\neditor no\nauto-entries no\nauto-firmware no\n",
+            b"timeout 0\ndefault orlop_*\neditor no\nauto-entries no\nauto-firmware no\n",
         ),
         ("::EFI/orlop/trials.json", b"{}"),
     ] {

@@ -1,4 +1,5 @@
-//! Where the configuration comes from: NoCloud's volume, the image, the kernel command line, and what was kept on `/var`.
+//! Where the configuration comes from: NoCloud's volume, a web server, the system's disk, the image, the kernel command line, and
+//! what was kept on `/var`.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -7,10 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use orlop_boot::modprobe::chain;
+use orlop_boot::slot::{Booted, with_esp};
 use orlop_config::{Base, Input, Kind, Owner, Severity};
+use orlop_update::seed;
 
 use super::Setup;
 use super::label::{self, Volume};
+use super::remote;
 use super::replace::replace;
 use crate::mountinfo;
 
@@ -35,12 +40,64 @@ const KEPT: &str = "/var/lib/orlop/config";
 
 /// A data source's files: the name, and what it is. In rising precedence.
 const FILES: [(&str, Kind); 2] = [
-    ("meta-data", Kind::MetaData),
-    ("user-data", Kind::CloudConfig),
+    (seed::META_DATA, Kind::MetaData),
+    (seed::USER_DATA, Kind::CloudConfig),
 ];
 
-/// Mounts NoCloud's volume and reads what it holds.
+/// Reads the configuration from NoCloud's volume; its user-data from a web server, where the command line names one; and without
+/// either what the installation put on the system's disk.
 pub(super) fn find(setup: &mut Setup) {
+    find_no_cloud(setup);
+    if let Some(template) = setup.command_line.value(remote::WORD).map(str::to_owned)
+        && setup.is_machine
+    {
+        find_remote(setup, &template);
+    }
+    if setup.is_machine
+        && !setup.has_source
+        && let Some(booted) = Booted::read()
+    {
+        find_installed(setup, &booted);
+    }
+}
+
+/// Fetches the user-data; that of a volume stays for when it can not be fetched.
+fn find_remote(setup: &mut Setup, template: &str) {
+    // What is needed to get there: the image's configuration and the command line's.
+    let mut inputs = image_inputs(setup);
+    inputs.extend(command_line(setup));
+    let machine = std::mem::replace(&mut setup.machine, orlop_config::load(inputs).0);
+    record(setup);
+    setup.machine = machine;
+    match remote::fetch(setup, template, MOST_BYTES) {
+        Ok((name, text)) => {
+            let kind = Kind::CloudConfig;
+            setup.inputs.retain(|input| input.kind != kind);
+            setup.inputs.push(Input { name, kind, text });
+            setup.has_source = true;
+        }
+        Err(error) => setup.fail(error),
+    }
+}
+
+fn find_installed(setup: &mut Setup, booted: &Booted) {
+    let read = with_esp(booted, |esp, _| {
+        Ok(read_files(&esp.path(seed::DIRECTORY), "installed ", setup))
+    });
+    match read {
+        Ok(inputs) => {
+            setup.has_source = !inputs.is_empty();
+            setup.inputs = inputs;
+        }
+        Err(error) => setup.fail(format!(
+            "the configuration on the EFI system partition: {}",
+            chain(&error)
+        )),
+    }
+}
+
+/// Mounts NoCloud's volume and reads what it holds.
+fn find_no_cloud(setup: &mut Setup) {
     if setup.is_machine && !mountinfo::is_mounted(CIDATA) {
         let Some((device, kind)) = wait_for_volume(setup) else {
             if setup
@@ -191,14 +248,7 @@ fn read_some(path: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn load(setup: &mut Setup) {
     let mut inputs = image_inputs(setup);
     inputs.append(&mut setup.inputs.clone());
-    match fs::read(setup.path("/proc/cmdline")) {
-        Ok(text) => inputs.push(Input {
-            name: "kernel command line".to_owned(),
-            kind: Kind::KernelCommandLine,
-            text: text.trim_ascii_end().to_owned(),
-        }),
-        Err(error) => setup.fail(format!("cannot read the kernel command line: {error}")),
-    }
+    inputs.extend(command_line(setup));
     let (machine, mut problems) = orlop_config::load(inputs);
     setup.has_errors = problems
         .iter()
@@ -227,6 +277,20 @@ pub(super) fn load(setup: &mut Setup) {
         match problem.severity {
             Severity::Error => setup.fail(problem),
             Severity::Warning => log::warn!("setup: {problem}"),
+        }
+    }
+}
+
+fn command_line(setup: &mut Setup) -> Option<Input> {
+    match fs::read(setup.path("/proc/cmdline")) {
+        Ok(text) => Some(Input {
+            name: "kernel command line".to_owned(),
+            kind: Kind::KernelCommandLine,
+            text: text.trim_ascii_end().to_owned(),
+        }),
+        Err(error) => {
+            setup.fail(format!("cannot read the kernel command line: {error}"));
+            None
         }
     }
 }
@@ -282,9 +346,9 @@ pub(super) fn keep(setup: &mut Setup) {
 
 fn keep_files(directory: &Path, inputs: &[Input]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    for (name, _) in FILES {
+    for (name, kind) in FILES {
         let path = directory.join(name);
-        match inputs.iter().find(|input| input.name == name) {
+        match inputs.iter().find(|input| input.kind == kind) {
             Some(input) => {
                 replace(&path, &input.text, 0o600, Owner::default())?;
             }
@@ -308,5 +372,12 @@ pub(super) fn record(setup: &mut Setup) {
         });
     if let Err(error) = written {
         setup.fail(format!("cannot write /run/orlop/machine.json: {error}"));
+    }
+}
+
+/// Leaves the data source's files to an installation, which takes them along; a copy on `/var` stays when they have errors.
+pub(super) fn leave(setup: &mut Setup) {
+    if let Err(error) = keep_files(&setup.path(seed::IN_USE), &setup.inputs) {
+        setup.fail(format!("cannot write {}: {error}", seed::IN_USE));
     }
 }

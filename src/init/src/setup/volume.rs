@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use orlop_boot::modprobe::chain;
 use orlop_boot::slot::Booted;
 use orlop_disk::{Found, Request, State};
+use orlop_update::live;
 
 use super::Setup;
 use crate::mountinfo;
@@ -74,6 +75,8 @@ pub(super) fn mount_var(setup: &mut Setup) {
             )),
         }
     } else if !setup.has_source
+        // Who starts a live medium may want to look at the disks, or install on them.
+        && !setup.command_line.has(live::WORD)
         && let Some(device) = only_volume()
     {
         // Without a data source nothing names the disk, and the configuration to use then is kept on it.
