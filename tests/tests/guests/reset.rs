@@ -54,7 +54,8 @@ fn restarted(guest: &mut Guest, before: &str) -> Result<()> {
     )
 }
 
-fn restart(guest: &mut Guest, command: &str) -> Result<()> {
+/// Runs what ends in a restart, and waits for that.
+pub(crate) fn restart(guest: &mut Guest, command: &str) -> Result<()> {
     let before = boot_id(guest)?;
     guest.ssh()?.output(command)?;
     restarted(guest, &before)
