@@ -9,6 +9,7 @@ mod config;
 mod container;
 mod docker;
 mod fleetctl;
+mod forward;
 mod health;
 pub mod image;
 mod install;
@@ -60,6 +61,12 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "collect the log; started by PID 1",
         run: journal::run,
+    },
+    Command {
+        name: "forward",
+        applet: false,
+        summary: "send the log to other machines (journal.forward); started by PID 1",
+        run: forward::run,
     },
     Command {
         name: "journalctl",

@@ -26,11 +26,11 @@ pub use compile::{
 pub use field::{Collected, Key, Setting, Settings, Shown};
 pub use input::{Input, Kind, load};
 pub use machine::{
-    Conntrack, Data, DropIn, Fleet, Install, Interface, Machine, Network, Route, Store, Unit,
-    Update, User, WriteFile,
+    Conntrack, Data, DropIn, Fleet, Forward, Install, Interface, Journal, Machine, Network, Route,
+    Store, Unit, Update, User, WriteFile,
 };
 pub use problem::{Problem, Severity, Source, Sourced};
 pub use scalar::{
-    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Mode, RouteTarget, Secret,
-    SshKey, UnitCommand,
+    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, LogPriority, LogScheme, LogTarget,
+    Mac, Mode, RouteTarget, Secret, SshKey, UnitCommand,
 };

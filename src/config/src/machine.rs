@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use crate::field::{Collected, Item, Settings, record};
 use crate::problem::Sourced;
 use crate::scalar::{
-    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, Mac, Metadata, Mode, RouteTarget,
-    Secret, SshKey, Token, UnitCommand,
+    Cidr, Content, DiskName, Encoding, Filesystem, Hostname, LogPriority, LogTarget, Mac, Metadata,
+    Mode, RouteTarget, Secret, SshKey, Token, UnitCommand,
 };
 
 record! {
@@ -28,6 +28,8 @@ record! {
         pub store: Store,
         /// The machine's part in the cluster (also `coreos.fleet`).
         pub fleet: Fleet,
+        /// The log: how much is kept, and where it is sent.
+        pub journal: Journal,
         /// New versions: where they come from, and when one is good.
         pub update: Update,
         /// What happens on a machine that runs from memory and has a disk to live on.
@@ -186,6 +188,40 @@ record! {
         pub etcd_keyfile: Option<Sourced<String>>,
         /// Whether this machine never leads the scheduler.
         pub disable_engine: Option<Sourced<bool>>,
+    }
+}
+
+record! {
+    /// The log: how much is kept, and where it is sent.
+    pub struct Journal {
+        /// The most that it takes of the data volume, in MiB; a tenth of the volume, at most 256, when not given.
+        pub max_size_mib: Option<Sourced<u32>>,
+        /// Seconds in which a unit may log as many lines as rate_limit_burst says; 30 when not given, 0 is no limit.
+        pub rate_limit_interval: Option<Sourced<u32>>,
+        /// Lines that a unit may log in one interval, unless it sets LogRateLimitBurst=; 10000 when not given, 0 is no limit.
+        pub rate_limit_burst: Option<Sourced<u32>>,
+        /// Other machines that get every line; a later input's entry for the same one replaces the earlier one.
+        pub forward: Vec<Forward>,
+    }
+}
+
+record! {
+    /// A machine that gets the log.
+    pub struct Forward {
+        /// Where it is, and what it speaks: udp:// or tcp:// for syslog (RFC 5424), http:// for Loki.
+        pub to: Option<Sourced<LogTarget>>,
+        /// The least urgent priority that is sent; info when not given.
+        pub priority: Option<Sourced<LogPriority>>,
+    }
+}
+
+impl Item for Forward {
+    fn lacks(&self) -> Option<&'static str> {
+        self.to.is_none().then_some("to")
+    }
+
+    fn is_replaced_by(&self, later: &Self) -> bool {
+        self.to == later.to
     }
 }
 

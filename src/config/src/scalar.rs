@@ -41,6 +41,10 @@ macro_rules! text_value {
     };
 }
 
+mod logging;
+
+pub use logging::{LogPriority, LogScheme, LogTarget};
+
 /// The text of a scalar where text is wanted. In YAML `hostname: 123` is meant as text; in TOML a number is a number.
 fn text(written: &Written) -> Result<&str, Wrong> {
     match written.form {

@@ -201,6 +201,12 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The id of the newest segment's journal, to whose numbers new entries add.
+    #[must_use]
+    pub fn newest_id(&self) -> Option<Id> {
+        self.segments.last().map(|segment| segment.header.journal)
+    }
+
     /// What the segments take on the disk, in bytes.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {

@@ -106,7 +106,7 @@ fn parse_time(text: &str) -> Option<u64> {
         .next()
         .map_or(Some(0), |seconds| decimal_us(seconds, SECOND_US))?;
     let valid = parts.next().is_none() && hour < 24 && minute < 60 && second_us < 60 * SECOND_US;
-    valid.then_some((hour * 3600 + minute * 60) * SECOND_US + second_us)
+    valid.then(|| (hour * 3600 + minute * 60) * SECOND_US + second_us)
 }
 
 /// `text` as a decimal fraction of a unit of that many µs.
@@ -178,6 +178,7 @@ mod tests {
             "26-11-01",
             "2026-11-20 24:00",
             "12:60",
+            "8888888888888:88",
             "1:2:3:4",
             "-1 fortnight",
             "@",

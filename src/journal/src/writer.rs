@@ -54,6 +54,8 @@ pub struct Settings {
     pub kernel_log: Option<PathBuf>,
     /// How much each unit may log that has no limit of its own.
     pub limit: Limit,
+    /// What was wrong before the role began, for the log.
+    pub remark: Option<String>,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             budget_bytes: None,
             kernel_log: Some(PathBuf::from("/dev/kmsg")),
             limit: Limit::default(),
+            remark: None,
         }
     }
 }
@@ -244,6 +247,9 @@ impl Writer {
         }
         if let Err(err) = opened {
             writer.report_failure(&err);
+        }
+        if let Some(remark) = &settings.remark {
+            writer.note(4, remark);
         }
         Ok(writer)
     }

@@ -21,6 +21,15 @@ fn remote() -> Option<PathBuf> {
     named.or_else(|| usual.exists().then_some(usual))
 }
 
+/// Priority, whether it is the kernel's, text; unit, identifier, process; realtime and monotonic time.
+type Generated = (
+    (u8, bool, String),
+    Option<String>,
+    Option<String>,
+    Option<u32>,
+    (u64, u64),
+);
+
 fn records() -> Vec<Record> {
     let text = prop_oneof![
         4 => "[ -~]{0,60}",
@@ -37,14 +46,9 @@ fn records() -> Vec<Record> {
     let entries = prop::collection::vec(entry, RECORDS);
     let mut runner = TestRunner::deterministic();
     let entries = entries.new_tree(&mut runner).unwrap().current();
-    let record = |(number, entry): (usize, (_, _, _, _, _))| {
-        let ((priority, is_kernel, text), unit, identifier, pid, (realtime_us, monotonic_us)): (
-            (u8, bool, String),
-            Option<String>,
-            Option<String>,
-            Option<u32>,
-            (u64, u64),
-        ) = entry;
+    let record = |(number, entry): (usize, Generated)| {
+        let ((priority, is_kernel, text), unit, identifier, pid, (realtime_us, monotonic_us)) =
+            entry;
         let transport = if is_kernel {
             Transport::Kernel
         } else {

@@ -102,6 +102,7 @@ fn role(words: &[String]) {
             interval_us: 0,
             burst: 0,
         },
+        remark: None,
     };
     if let Err(err) = writer::run(&settings) {
         eprintln!("{}", writer::chain(&err));

@@ -7,6 +7,7 @@ mod cluster;
 mod containers;
 mod demo;
 mod fleet;
+mod journal;
 mod live;
 mod netboot;
 mod network;

@@ -48,6 +48,10 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
         start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
     }
     fleet(&machine.fleet, plan);
+    if !machine.journal.forward.is_empty() {
+        let name = "orlop-forward.service";
+        start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
+    }
     if let Some(enabled) = &machine.store.enabled {
         // The store is a unit of the image like any other.
         match enabled.value {

@@ -318,6 +318,24 @@ fn metadata_that_could_never_match_is_told() {
 }
 
 #[test]
+fn the_journal_is_forwarded_where_the_configuration_says() {
+    let wanted = "/run/systemd/system/multi-user.target.wants/orlop-forward.service";
+    assert!(link(&plan("journal: {max_size_mib: 64}\n"), wanted).is_none());
+    let text = "journal:\n  forward:\n    - {to: 'udp://10.0.0.1', priority: warning}\n";
+    assert!(link(&plan(text), wanted).is_some());
+    let told = plan_and_problems("journal:\n  forward:\n    - to: tls://logs:6514\n");
+    assert!(
+        told.contains("wants TLS, which the journal does not speak"),
+        "{told}"
+    );
+    let told = plan_and_problems("journal: {forward: [{priority: loud}]}\n");
+    assert!(
+        told.contains("none of emerg") && told.contains("to"),
+        "{told}"
+    );
+}
+
+#[test]
 fn an_installation_that_is_asked_for_is_a_unit_of_the_start() {
     let wanted = "/run/systemd/system/multi-user.target.wants/orlop-install.service";
     assert!(link(&plan("install: {disk: 'size=largest'}\n"), wanted).is_some());
