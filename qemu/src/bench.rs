@@ -9,7 +9,7 @@ mod marker;
 mod netboot;
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -94,6 +94,7 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     figures.push(images::update(project, &products)?);
     figures.extend(memory(project, &products)?);
     figures.push(netboot::figure(project, &products)?);
+    figures.extend(scheduling(project)?);
     for figure in &figures[from..] {
         figure.print();
     }
@@ -101,6 +102,45 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     ensure!(missed == 0, "{missed} of {} bars missed", figures.len());
     println!("bench: all {} bars met", figures.len());
     Ok(())
+}
+
+/// What the scheduler takes to decide, in a cluster of 1,000 machines and 20,000 units.
+fn scheduling(project: &Project) -> Result<Vec<Figure>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(&project.root)
+        .args(["run", "--quiet", "--release"])
+        .args(["--package", "orlop-schedule", "--example", "pass"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    [
+        (
+            "whole",
+            "scheduling pass, 1,000 machines, 20,000 units",
+            200.0,
+        ),
+        (
+            "incremental",
+            "scheduling pass after one change, the slowest",
+            5.0,
+        ),
+    ]
+    .into_iter()
+    .map(|(word, what, bar)| {
+        let value = text.lines().find_map(|line| {
+            let (first, value) = line.split_once(' ')?;
+            (first == word).then(|| value.parse().ok())?
+        });
+        Ok(Figure {
+            what: what.to_owned(),
+            value: value.with_context(|| format!("the example `pass` printed:\n{text}"))?,
+            unit: "ms of CPU",
+            bar,
+        })
+    })
+    .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size to be read by people")]

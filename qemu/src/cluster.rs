@@ -55,6 +55,7 @@ impl Cluster {
         user_data: &[u8],
     ) -> Result<Self> {
         let lan = Lan::new()?;
+        let mut key = None;
         let members = ["alpha", "beta", "gamma", "delta", "epsilon"]
             .into_iter()
             .take(count)
@@ -62,6 +63,8 @@ impl Cluster {
                 let mut machine = Machine::new(project, &format!("{name}-{host}"), products)?;
                 machine.cable = Some(lan.cable()?);
                 machine.cpus = 1;
+                // One key opens all.
+                machine.key = key.get_or_insert_with(|| machine.key.clone()).clone();
                 machine.command_line += &format!(" orlop.hostname={host}");
                 machine.write_seed(project, user_data)?;
                 Ok(Member {
@@ -188,6 +191,27 @@ impl Cluster {
             Ok(None)
         });
         found.with_context(|| format!("the last page: {last:?}"))
+    }
+
+    /// The first second since the epoch, not before `from`, at which the agent of a machine that is on said `words`.
+    ///
+    /// # Errors
+    /// None did.
+    pub fn said(&mut self, words: &str, from: u64) -> Result<u64> {
+        let mut first: Option<u64> = None;
+        for member in self.on() {
+            let log = self.ssh(member)?.run(
+                "journalctl --no-pager --lines=1000 --output=short-unix --unit orlop-agent.service",
+            )?;
+            let seconds = |line: &str| line.split('.').next()?.trim().parse::<u64>().ok();
+            let lines = log.lines().filter(|line| line.contains(words));
+            first = lines
+                .filter_map(seconds)
+                .filter(|second| *second >= from)
+                .chain(first)
+                .min();
+        }
+        first.with_context(|| format!("no agent has said {words:?}"))
     }
 
     /// When a unit was up on each machine that is on, by the seconds in the lines `up SECONDS` of its log.

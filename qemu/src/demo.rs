@@ -41,7 +41,11 @@ impl Steps {
         );
     }
 
-    fn step<T>(&self, text: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Takes a step and prints what it took.
+    ///
+    /// # Errors
+    /// The step fails.
+    pub fn step<T>(&self, text: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
         let since = Instant::now();
         let value = run().with_context(|| format!("step `{text}`"))?;
         self.done(since, text);

@@ -490,6 +490,7 @@ impl Guest {
         Ok(Ssh {
             key: self.key.clone(),
             port: self.port(SSH)?,
+            agent: None,
         })
     }
 

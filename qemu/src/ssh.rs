@@ -53,6 +53,54 @@ pub struct Ssh {
     pub key: Key,
     /// The forwarded port on 127.0.0.1.
     pub port: u16,
+    /// The socket of an agent that the guest may use too.
+    pub agent: Option<PathBuf>,
+}
+
+/// An ssh-agent that holds one key; it ends with its owner.
+#[derive(Debug)]
+pub struct Agent {
+    /// Where it listens.
+    pub socket: PathBuf,
+    _process: Owned,
+}
+
+impl Agent {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// ssh-agent does not start, or refuses the key.
+    pub fn start(key: &Key) -> Result<Self> {
+        // Not with the guests' files: a socket's name holds 108 bytes.
+        let socket = std::env::temp_dir().join(format!("orlop-agent-{}", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let mut command = process::bound("ssh-agent");
+        command.arg("-D").arg("-a").arg(&socket);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let owned = Owned(process::spawn(command)?);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        process::poll("ssh-agent", deadline, || Ok(socket.exists().then_some(())))?;
+        let added = Command::new("ssh-add")
+            .arg("-q")
+            .arg(&key.private)
+            .env("SSH_AUTH_SOCK", &socket)
+            .stdin(Stdio::null())
+            .output()
+            .context("start ssh-add")?;
+        if !added.status.success() {
+            bail!("ssh-add: {}", String::from_utf8_lossy(&added.stderr).trim());
+        }
+        Ok(Self {
+            socket,
+            _process: owned,
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+    }
 }
 
 impl Ssh {
@@ -75,10 +123,18 @@ impl Ssh {
         ];
         // The user's own configuration, keys and agent have no part in this.
         arguments.extend(["-F", "none"].map(str::to_owned));
+        arguments.extend(match &self.agent {
+            Some(socket) => [
+                "-o".to_owned(),
+                format!("IdentityAgent={}", socket.display()),
+                "-A".to_owned(),
+            ]
+            .to_vec(),
+            None => ["-o", "IdentityAgent=none"].map(str::to_owned).to_vec(),
+        });
         for option in [
             "BatchMode=yes",
             "IdentitiesOnly=yes",
-            "IdentityAgent=none",
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",

@@ -52,6 +52,12 @@ pub(super) fn ssh_command(
         } else {
             "no"
         };
+        if let Some(directory) = Path::new(&known).parent()
+            && !directory.exists()
+        {
+            // ssh says itself that it cannot keep a key.
+            let _ = std::fs::create_dir_all(directory);
+        }
         for option in [
             format!("ConnectTimeout={timeout:.0}"),
             format!("UserKnownHostsFile={known}"),
@@ -60,7 +66,20 @@ pub(super) fn ssh_command(
             command.extend(["-o".to_owned(), option]);
         }
         if let Some(tunnel) = through {
-            command.extend(["-J".to_owned(), format!("{user}@{tunnel}")]);
+            // Not -J: it would not look into our file of hosts' keys.
+            let join = ["-W".to_owned(), "%h:%p".to_owned()];
+            let proxy: Vec<String> = ssh_command(global, tunnel, None, &join)?
+                .iter()
+                .map(|word| {
+                    if word == "%h:%p" {
+                        word.clone()
+                    } else {
+                        quoted(word)
+                    }
+                })
+                .collect();
+            let proxy = proxy.join(" ");
+            command.extend(["-o".to_owned(), format!("ProxyCommand={proxy}")]);
         }
         command.extend(["-p".to_owned(), port.to_owned()]);
         command.extend(more.iter().cloned());
@@ -279,6 +298,29 @@ pub(super) fn fd_forward(context: &Context) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tunnel_is_held_to_the_same_file_of_hosts_keys() {
+        let (global, _) = super::super::flags::parse(super::super::GLOBAL, &[], true, |name| {
+            (name == "known-hosts-file").then(|| "/tmp/known keys".to_owned())
+        })
+        .unwrap();
+        // Where there is no ssh, or dropbear's alone, the way is another.
+        let Ok(command) = ssh_command(&global, "10.0.0.2", Some("gate:2222"), &[]) else {
+            return;
+        };
+        if command.first().is_some_and(|program| program == "ssh") {
+            let proxy = command
+                .iter()
+                .find(|word| word.starts_with("ProxyCommand="));
+            let proxy = proxy.unwrap();
+            assert!(
+                proxy.contains("'UserKnownHostsFile=/tmp/known keys'"),
+                "{proxy}"
+            );
+            assert!(proxy.ends_with("-p 2222 -W %h:%p core@gate"), "{proxy}");
+        }
+    }
 
     #[test]
     fn words_reach_the_other_sides_shell_as_they_are() {
