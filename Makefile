@@ -13,7 +13,7 @@ dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps image demo run test fuzz torture bench check fmt clippy doc crates size clean
+.PHONY: help deps image demo run cluster test fuzz torture bench check fmt clippy doc crates size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ demo: deps ## boot a guest and restart it; boot three that are one, cut the powe
 
 run: deps ## boot a guest with CONFIG=..., its console on this terminal
 	@$(qemu) run --profile $(PROFILE) $(CONFIG)
+
+cluster: deps ## boot three guests that are one, until the end of the input
+	@$(qemu) cluster --profile $(PROFILE)
 
 test: image ## run all tests, those that boot guests included
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace

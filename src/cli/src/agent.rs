@@ -101,6 +101,22 @@ fn settings(
     let from = |flag: Option<String>, name: &str| flag.or_else(|| environment(name));
     let endpoints = from(flags.endpoints, "FLEET_ETCD_SERVERS")
         .unwrap_or_else(|| "http://127.0.0.1:2379".to_owned());
+    let tls = [
+        "FLEET_ETCD_CAFILE",
+        "FLEET_ETCD_CERTFILE",
+        "FLEET_ETCD_KEYFILE",
+    ];
+    let tls = tls
+        .iter()
+        .find(|name| environment(name).is_some_and(|v| !v.is_empty()));
+    if let Some(name) = tls {
+        return Err(format!("{name}: TLS to the store is not supported yet"));
+    }
+    if endpoints.contains("https://") {
+        return Err(format!(
+            "{endpoints}: TLS to the store is not supported yet, use http://"
+        ));
+    }
     let metadata = metadata(&from(flags.metadata, "FLEET_METADATA").unwrap_or_default())?;
     let public_ip = match (flags.public_ip, environment("FLEET_PUBLIC_IP")) {
         (None, Some(text)) if !text.is_empty() => Some(
@@ -201,6 +217,14 @@ mod tests {
         let from_flags = parsed(&args, &environment).unwrap();
         assert_eq!(from_flags.facts.look().metadata.len(), 1);
         assert!(parsed(&["--machine-id", "m1", "--metadata", "c"], &[]).is_err());
+        assert!(parsed(&args, &[("FLEET_ETCD_CAFILE", "/ca.pem")]).is_err());
+        assert!(
+            parsed(
+                &[&args[..], &["--endpoints", "https://a:2379"]].concat(),
+                &[]
+            )
+            .is_err()
+        );
     }
 
     #[test]
