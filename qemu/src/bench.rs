@@ -4,32 +4,20 @@
 //! skipped: the figures are the same on a loaded machine as on an idle one. One virtual millisecond is half a million
 //! instructions.
 
+mod boots;
 mod images;
+mod inits;
 mod marker;
 mod netboot;
 
-use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::console::Log;
+pub use boots::run_counted;
+
 use crate::guest::Machine;
-use crate::image::{self, Bare, Options, Products, Project};
-use crate::process::{self, Owned};
-
-/// What each service writes; informational, so that it stays off the slow console.
-const UP: &str = "bench: a service is up";
-/// What the last one writes before it powers off; on the console at any level.
-const DOWN: &str = "bench: powering off";
-
-/// Shows the kernel's log and powers off, when everything has come to rest. By signal: a command line's start would be
-/// measured with it.
-const END: &str = "[Unit]\nDescription=End of the measurement\nAfter=multi-user.target\n\n[Service]\n\
-    ExecStart=/bin/sh -c \"sleep 3; dmesg -r >/dev/console; echo '<0>bench: powering off' >/dev/kmsg; kill -PWR 1\"\n";
-const SERVICE: &str =
-    "[Unit]\nDescription=Measured service %i\n\n[Service]\nExecStart=/usr/bin/marker\n";
+use crate::image::{self, Options, Products, Project};
 
 /// One figure and its bar.
 struct Figure {
@@ -67,16 +55,7 @@ impl Figure {
 /// A guest does not do what it should, or a bar is missed.
 pub fn run(project: &Project, options: &Options) -> Result<()> {
     let products = image::image(project, options)?;
-    let mut figures = Vec::new();
-    let one = boot(project, &products, 1)?;
-    figures.push(one.figure(
-        "PID 1's start to a service's first instruction",
-        one.first_ms,
-        60.0,
-    ));
-    let fifty = boot(project, &products, 50)?;
-    figures.push(fifty.figure("PID 1's start to 50 services", fifty.last_ms, 150.0));
-    figures.push(fifty.figure("power-off with 50 services", fifty.down_ms, 300.0));
+    let mut figures = boots::figures(project, &products)?;
     for figure in &figures {
         figure.print();
     }
@@ -148,165 +127,6 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// What one boot took, in virtual milliseconds.
-struct Boot {
-    /// From PID 1's start to the first service's line.
-    first_ms: f64,
-    /// From PID 1's start to the last service's line.
-    last_ms: f64,
-    /// From the wish to power off to the kernel's last line.
-    down_ms: f64,
-}
-
-impl Boot {
-    fn figure(&self, what: &str, value: f64, bar: f64) -> Figure {
-        Figure {
-            what: what.to_owned(),
-            value,
-            unit: "virtual ms",
-            bar,
-        }
-    }
-
-    /// Reads the times from a console that has the kernel's log on it.
-    fn read(console: &str, services: usize) -> Result<Self> {
-        let start = times(console, "Run /init as init process")
-            .next()
-            .context("the kernel's log does not say when it started /init")?;
-        let up: Vec<f64> = times(console, UP).collect();
-        ensure!(
-            up.len() == services,
-            "{} of {services} services came up",
-            up.len()
-        );
-        let asked = times(console, DOWN)
-            .last()
-            .context("nothing asked for the power-off")?;
-        let down = times(console, "reboot: Power down")
-            .last()
-            .context("the guest did not power off")?;
-        Ok(Self {
-            first_ms: up.iter().copied().fold(f64::INFINITY, f64::min) - start,
-            last_ms: up.iter().copied().fold(0.0, f64::max) - start,
-            down_ms: down - asked,
-        })
-    }
-}
-
-/// The kernel's time stamps, in milliseconds, of the lines that hold `text`.
-fn times<'a>(console: &'a str, text: &'a str) -> impl Iterator<Item = f64> + 'a {
-    console
-        .lines()
-        .filter(move |line| line.contains(text))
-        .filter_map(|line| {
-            let (stamp, _) = line.split_once('[')?.1.split_once(']')?;
-            stamp
-                .trim()
-                .parse::<f64>()
-                .ok()
-                .map(|seconds| seconds * 1e3)
-        })
-}
-
-/// Boots a bare root with `services` services, lets it power itself off, and reads the times.
-fn boot(project: &Project, products: &Products, services: usize) -> Result<Boot> {
-    let directory = project.path("build/guests/bench");
-    std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-    let initrd = directory.join(format!("bare-{services}.cpio"));
-    let program = marker::program(&format!("<6>{UP}\n"));
-    let mut links = vec![(
-        "/etc/systemd/system/multi-user.target.wants/bench-end.service".to_owned(),
-        "../bench-end.service",
-    )];
-    for number in 1..=services {
-        links.push((
-            format!("/etc/systemd/system/multi-user.target.wants/bench@{number}.service"),
-            "../bench@.service",
-        ));
-    }
-    // Nothing that a measurement of PID 1 alone does not need.
-    for name in ["sshd.service", "docker.service"] {
-        links.push((format!("/etc/systemd/system/{name}"), "/dev/null"));
-    }
-    let links: Vec<(&str, &str)> = links
-        .iter()
-        .map(|(path, target)| (path.as_str(), *target))
-        .collect();
-    image::bare(
-        project,
-        &products.binary,
-        &Bare {
-            units: &[("bench@.service", SERVICE), ("bench-end.service", END)],
-            files: &[("/usr/bin/marker", 0o755, &program)],
-            links: &links,
-            without_roles: true,
-        },
-        &initrd,
-    )?;
-    let log = Log {
-        path: directory.join(format!("console-{services}.log")),
-    };
-    run_counted(&products.kernel, &initrd, &log)
-        .and_then(|()| Boot::read(&log.text(), services))
-        .with_context(|| {
-            format!(
-                "the boot with {services} services; the console's last lines:\n{}\nconsole log: {}",
-                log.tail(30),
-                log.path.display()
-            )
-        })
-}
-
-/// Runs a guest by counted instructions, its root in `initrd`, until it powers off; its serial line goes to `log`.
-///
-/// # Errors
-/// It does not power off by itself.
-pub fn run_counted(kernel: &Path, initrd: &Path, log: &Log) -> Result<()> {
-    let mut command = process::bound("qemu-system-x86_64");
-    command
-        .args([
-            "-accel",
-            "tcg",
-            "-icount",
-            "shift=1,sleep=off",
-            "-M",
-            "q35,sata=off",
-            "-cpu",
-            "max",
-            "-smp",
-            "1",
-            "-m",
-            "512",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-device",
-            "virtio-rng-pci",
-            "-append",
-            "console=ttyS0 loglevel=3 printk.devkmsg=on cryptomgr.notests panic=-1 rdinit=/init",
-        ])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .arg("-serial")
-        .arg(format!("file:{}", log.path.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    let mut guest = Owned(process::spawn(command)?);
-    let status = process::poll(
-        "the measured guest to power off",
-        Instant::now() + Duration::from_secs(300),
-        || guest.0.try_wait().context("look after QEMU"),
-    )?;
-    if !status.success() {
-        bail!("QEMU ended with {status}");
-    }
-    Ok(())
-}
-
 /// Resident memory of PID 1, and of all of Orlop's processes together, in a guest with `configs/demo.yaml`.
 fn memory(project: &Project, products: &Products) -> Result<Vec<Figure>> {
     let machine = Machine::new(project, "bench-memory", products)?;
@@ -368,24 +188,6 @@ fn resident(text: &str) -> Result<Vec<Figure>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read_from_the_kernels_log() {
-        let console = "<6>[    1.198000] Run /init as init process\n\
-            <6>[    1.210500] bench: a service is up\n\
-            <6>[    1.250000] bench: a service is up\n\
-            [    4.300000] bench: powering off\n\
-            [    4.400000] reboot: Power down\n";
-        let boot = Boot::read(console, 2).expect("times");
-        assert!((boot.first_ms - 12.5).abs() < 1e-6);
-        assert!((boot.last_ms - 52.0).abs() < 1e-6);
-        assert!((boot.down_ms - 100.0).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_missing_service_is_no_figure() {
-        assert!(Boot::read("[1.0] Run /init as init process\n", 1).is_err());
-    }
 
     #[test]
     fn memory_is_summed_over_all_processes() {

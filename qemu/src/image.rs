@@ -15,6 +15,7 @@ mod live;
 mod packages;
 mod qcow2;
 mod release;
+mod rival;
 mod stamp;
 mod tree;
 mod uki;
@@ -34,6 +35,7 @@ pub use cpio::Archive;
 pub use disk::{LAYOUT, Layout, Place, Slot, make as make_disk};
 pub use initrd::Compression;
 pub use release::{slot, version};
+pub use rival::{Rival, rival};
 pub use update::{Key, list, payload};
 
 /// Where the project's files are and where its products go.

@@ -16,8 +16,8 @@ pub struct Bare<'a> {
     pub files: &'a [(&'a str, u32, &'a [u8])],
     /// Other links: absolute path and target, such as a unit in a `.wants` directory.
     pub links: &'a [(&'a str, &'a str)],
-    /// Leave the units of the image's own roles out.
-    pub without_roles: bool,
+    /// The units of the image's own roles that it keeps.
+    pub roles: &'a [&'a str],
 }
 
 /// Writes an uncompressed archive of Orlop, busybox, the skeleton and `contents` to `path`.
@@ -67,7 +67,8 @@ pub fn bare(project: &Project, binary: &Path, contents: &Bare<'_>, path: &Path) 
             .unwrap_or(&file)
             .to_string_lossy()
             .into_owned();
-        if contents.without_roles && relative.starts_with("usr/lib/orlop/units/orlop-") {
+        let role = relative.strip_prefix("usr/lib/orlop/units/");
+        if role.is_some_and(|r| r.starts_with("orlop-") && !contents.roles.contains(&r)) {
             continue;
         }
         archive.file(

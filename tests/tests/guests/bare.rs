@@ -22,7 +22,7 @@ fn a_bare_root_runs_its_units_and_powers_off() {
             "/etc/systemd/system/multi-user.target.wants/end.service",
             "../end.service",
         )],
-        without_roles: true,
+        roles: &[],
         ..Bare::default()
     };
     image::bare(&project, &products.binary, &contents, &initrd).expect("an archive");
