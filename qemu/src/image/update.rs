@@ -1,7 +1,7 @@
 //! The key that signs updates, and the payload that brings a version to machines.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -42,28 +42,26 @@ impl Key {
         }
         let path = project.path("build/update-key/development.key");
         if !path.exists() {
-            let directory = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(directory)
-                .with_context(|| format!("make {}", directory.display()))?;
-            let new = path.with_extension("new");
-            File::options()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)
-                .and_then(|mut file| {
-                    file.write_all(
-                        SecretKey::generate()
-                            .map_err(std::io::Error::other)?
-                            .to_text()
-                            .as_bytes(),
-                    )
-                })
-                .and_then(|()| std::fs::rename(&new, &path))
-                .with_context(|| format!("make {}", path.display()))?;
+            Self::make(&path).with_context(|| format!("make {}", path.display()))?;
         }
         Self::read(&path)
+    }
+
+    /// Makes a key for development, unless another process is the first to do so.
+    fn make(path: &Path) -> Result<()> {
+        std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+        let text = SecretKey::generate()?.to_text();
+        let new = path.with_extension(std::process::id().to_string());
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&new)?.write_all(text.as_bytes())?;
+        // A link, unlike a rename, replaces nothing.
+        let linked = std::fs::hard_link(&new, path);
+        std::fs::remove_file(&new)?;
+        match linked {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// What machines verify by.

@@ -17,12 +17,12 @@ use orlop_tests::random::Random;
 use crate::update::{configuration, payload, prepare, said};
 
 /// About what an update writes, and how often it flushes; a moment behind its end is one right after it.
-const UPDATE_BYTES: u64 = 72 << 20;
-const UPDATE_FLUSHES: u64 = 12;
+const UPDATE_BYTES: u64 = 44 << 20;
+const UPDATE_FLUSHES: u64 = 18;
 
 /// The same of a first start.
-const START_BYTES: u64 = 12 << 20;
-const START_FLUSHES: u64 = 60;
+const START_BYTES: u64 = 8 << 20;
+const START_FLUSHES: u64 = 110;
 
 /// What is tried.
 struct Trial {
