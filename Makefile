@@ -26,7 +26,7 @@ help: ## list the targets
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
 
-image: deps ## build dist/: kernel, initramfs, root, slot, raw and qcow2 disk, sums, SBOM
+image: deps ## build dist/: kernel, initramfs, slot, disks, live medium, payload, sums, SBOM
 	@$(qemu) image --profile $(PROFILE) --machine $(MACHINE) --output $(dist)
 
 demo: deps ## boot a guest and restart it; boot three that are one, cut the power of one
