@@ -142,6 +142,9 @@ fn service_directives_have_their_effect() {
         ("TimerSlackNSec=50", |s| {
             s.scheduling.timer_slack == Some(Duration::from_nanos(50))
         }),
+        ("SyslogLevel=notice\nSyslogLevelPrefix=no", |s| {
+            s.logging.level == Some(5) && s.logging.level_prefix == Some(false)
+        }),
         (
             "LogLevelMax=warning\nLogRateLimitIntervalSec=0\nLogRateLimitBurst=5",
             |s| {
