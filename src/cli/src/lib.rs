@@ -16,6 +16,7 @@ mod install;
 mod journal;
 mod journalctl;
 mod net;
+mod notify;
 mod progress;
 mod reset;
 mod slots;
@@ -139,6 +140,12 @@ const COMMANDS: &[Command] = &[
         applet: true,
         summary: "start, stop and look at units",
         run: systemctl::run,
+    },
+    Command {
+        name: "systemd-notify",
+        applet: true,
+        summary: "tell PID 1 how a service is doing",
+        run: notify::run,
     },
     Command {
         name: "sudo",

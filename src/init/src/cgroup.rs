@@ -16,8 +16,17 @@ pub const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// The unit's cgroup: `SLICE/UNIT`, slices nested by their dashes (systemd.slice(5)).
 #[must_use]
 pub fn path(unit: &UnitName, slice: Option<&UnitName>) -> PathBuf {
+    within(slice.map_or("system", UnitName::stem)).join(unit.as_str())
+}
+
+/// The cgroup of a slice.
+#[must_use]
+pub fn slice_path(slice: &UnitName) -> PathBuf {
+    within(slice.stem())
+}
+
+fn within(slice: &str) -> PathBuf {
     let mut path = PathBuf::from(ROOT);
-    let slice = slice.map_or("system", UnitName::stem);
     let mut prefix = String::new();
     if slice != "-" {
         for part in slice.split('-') {
@@ -28,7 +37,6 @@ pub fn path(unit: &UnitName, slice: Option<&UnitName>) -> PathBuf {
             path.push(format!("{prefix}.slice"));
         }
     }
-    path.push(unit.as_str());
     path
 }
 
@@ -109,6 +117,17 @@ pub fn is_populated(path: &Path) -> bool {
         .is_ok_and(|text| text.lines().any(|l| l == "populated 1"))
 }
 
+/// Whether the process is in the cgroup or below it.
+#[must_use]
+pub fn holds(path: &Path, pid: i32) -> bool {
+    let own = path.strip_prefix(ROOT).unwrap_or(path);
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
+        text.lines()
+            .filter_map(|l| l.strip_prefix("0::/"))
+            .any(|c| Path::new(c).starts_with(own))
+    })
+}
+
 /// The processes of the cgroup and of those below it, at most `max`.
 #[must_use]
 pub fn processes(path: &Path, max: usize) -> Vec<i32> {
@@ -140,13 +159,7 @@ pub fn signal_all(path: &Path, signal: Signal) {
         let Ok(pidfd) = orlop_sys::pidfd::open(pid) else {
             continue;
         };
-        let still_ours = fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
-            let own = path.strip_prefix(ROOT).unwrap_or(path);
-            text.lines()
-                .filter_map(|l| l.strip_prefix("0::/"))
-                .any(|c| Path::new(c).starts_with(own))
-        });
-        if still_ours {
+        if holds(path, pid) {
             // One that ended in between needs no signal.
             let _ = orlop_sys::pidfd::send_signal(pidfd.as_fd(), signal.0);
         }
@@ -217,6 +230,10 @@ mod tests {
         assert_eq!(
             path(&unit, Some(&slice)),
             Path::new("/sys/fs/cgroup/a.slice/a-b.slice/web.service")
+        );
+        assert_eq!(
+            slice_path(&slice),
+            Path::new("/sys/fs/cgroup/a.slice/a-b.slice")
         );
     }
 }

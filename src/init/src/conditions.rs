@@ -89,7 +89,8 @@ fn virtualization(parameter: &str) -> bool {
 }
 
 /// Shell patterns with `*` and `?` in the last component.
-fn matches_glob(pattern: &str) -> bool {
+/// Whether a path matches the pattern.
+pub fn matches_glob(pattern: &str) -> bool {
     let (directory, last) = pattern.rsplit_once('/').unwrap_or((".", pattern));
     let directory = if directory.is_empty() { "/" } else { directory };
     fs::read_dir(directory).is_ok_and(|entries| {

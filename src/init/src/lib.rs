@@ -38,8 +38,8 @@ mod spawn;
 mod streams;
 mod teardown;
 pub mod trial;
+mod trigger;
 pub mod unit_files;
-mod unsupported;
 mod watchdog;
 
 use std::convert::Infallible;

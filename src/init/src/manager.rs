@@ -3,24 +3,29 @@
 //! Decisions are made by two pure machines, [`orlop_unit::Jobs`] for the order between units and [`Run`] for each service;
 //! this carries them out.
 
+mod activation;
 mod processes;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::inotify::{Inotify, WatchDescriptor};
+use nix::sys::timerfd::TimerFd;
 use orlop_boot::times;
 use orlop_sys::kmsg::{self, Priority};
 use orlop_sys::process::Start;
 use orlop_unit::{
     Action as JobAction, ActiveState, Event, Graph, JobId, JobResult, Jobs, LoadState, Loader,
-    Mode, Outcome, Request, Severity, SpecifierContext, UnitId, UnitName,
+    MachineAction, Mode, Outcome, Request, Severity, SpecifierContext, UnitId, UnitName,
 };
 
 use crate::service::{Action, Input, Role, Run};
 use crate::streams::{JOURNAL_UNIT, Streams};
+use crate::trigger::Trigger;
 use crate::unit_files::{DIRECTORIES, Files};
-use crate::{cgroup, conditions, unsupported};
+use crate::{cgroup, conditions};
 
 /// Who a child of PID 1 is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,9 +68,23 @@ pub struct Entry {
     pub failure: Option<String>,
     /// The cgroup, while there is one.
     pub cgroup: Option<(PathBuf, OwnedFd)>,
+    /// What the service gave into keeping with `FDSTORE=1`, with its name.
+    pub store: Vec<(String, OwnedFd)>,
+    /// The connection that an instance of `Accept=yes` is for.
+    connection: Option<activation::Connection>,
+    /// What starts other units: a timer, a socket, a path.
+    pub trigger: Option<Trigger>,
+    /// The state that was told to others last.
+    told: ActiveState,
     output: Option<OwnedFd>,
     starts_ns: VecDeque<u64>,
     oom_kills: u64,
+    /// When it last began to come up, in nanoseconds of the boot clock.
+    pub started_ns: Option<u64>,
+    /// When it last went down.
+    pub ended_ns: Option<u64>,
+    /// When something of it is due; kept with [`Manager::schedule`].
+    due_ns: Option<u64>,
 }
 
 /// All of it.
@@ -84,6 +103,19 @@ pub struct Manager {
     answers: Vec<Answer>,
     specifiers: SpecifierContext,
     booting: bool,
+    /// What is due, and when, in nanoseconds of the boot clock.
+    due: BTreeSet<(u64, UnitId)>,
+    /// Services that wait for other jobs (`Type=idle`).
+    idle: BTreeSet<UnitId>,
+    /// Units that nobody will ask for again.
+    forgettable: Vec<UnitId>,
+    /// What units ask to be done to the machine, and why.
+    machine_actions: VecDeque<(MachineAction, String)>,
+    epoll: Option<Epoll>,
+    memory: Option<Inotify>,
+    memory_of: HashMap<WatchDescriptor, UnitId>,
+    clock: Option<TimerFd>,
+    mounts: Option<std::fs::File>,
 }
 
 fn log(priority: Priority, text: &str) {
@@ -112,7 +144,26 @@ impl Manager {
             answers: Vec::new(),
             specifiers: SpecifierContext::default(),
             booting: true,
+            due: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            forgettable: Vec::new(),
+            machine_actions: VecDeque::new(),
+            epoll: None,
+            memory: None,
+            memory_of: HashMap::new(),
+            clock: None,
+            mounts: None,
         }
+    }
+
+    /// Begins to hear of connections, files, memory and clocks.
+    ///
+    /// # Errors
+    /// When the kernel has no epoll descriptor left.
+    pub fn watch(&mut self) -> std::io::Result<()> {
+        self.epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        self.watch_machine();
+        Ok(())
     }
 
     /// Takes a child that is no unit's into the list.
@@ -143,19 +194,35 @@ impl Manager {
 
     /// Finds a unit, reading its files when it is not known yet, or was not there before.
     pub fn load(&mut self, name: &UnitName) -> UnitId {
-        if let Some(id) = self.graph.find(name.as_str())
+        let known = self.graph.find(name.as_str());
+        if let Some(id) = known
             && self.graph.load_state(id) != &LoadState::NotFound
         {
             return id;
         }
-        if self.graph.find(name.as_str()).is_some() {
-            self.reload();
-        }
         self.specifiers = crate::unit_files::specifiers();
         let loader = Loader::new(DIRECTORIES, &Files, &self.specifiers);
-        let id = self.graph.load(name, &mut |n| loader.load(n));
+        let id = match known {
+            Some(id) => {
+                self.graph.load_again(id, &mut |n| loader.load(n));
+                self.jobs.graph_changed(&self.graph);
+                id
+            }
+            None => self.graph.load(name, &mut |n| loader.load(n)),
+        };
         self.loaded();
+        if self.graph.load_state(id) == &LoadState::NotFound {
+            // A name that nobody has a file or a use for takes no room for good.
+            self.forgettable.push(id);
+        }
         id
+    }
+
+    /// Looks at a unit's files without taking it among the known ones, as everybody may ask for any name.
+    #[must_use]
+    pub fn look_at(&self, name: &UnitName) -> orlop_unit::Loaded {
+        let specifiers = crate::unit_files::specifiers();
+        Loader::new(DIRECTORIES, &Files, &specifiers).load(name)
     }
 
     /// Reads every unit's files again.
@@ -167,17 +234,6 @@ impl Manager {
         self.jobs.graph_changed(&self.graph);
     }
 
-    /// Every unit that has a file, loaded.
-    pub fn load_all(&mut self) {
-        self.specifiers = crate::unit_files::specifiers();
-        let loader = Loader::new(DIRECTORIES, &Files, &self.specifiers);
-        let names: Vec<UnitName> = loader.names().filter(|n| !n.is_template()).collect();
-        for name in names {
-            self.graph.load(&name, &mut |n| loader.load(n));
-        }
-        self.loaded();
-    }
-
     fn loaded(&mut self) {
         for problem in self.graph.take_problems() {
             let priority = match problem.severity {
@@ -187,26 +243,27 @@ impl Manager {
             log(priority, &problem.to_string());
         }
         self.entries.resize_with(self.graph.len(), Entry::default);
+        let mut renewed = Vec::new();
         for (id, entry) in self.graph.ids().zip(&mut self.entries) {
             let Some(unit) = self.graph.unit(id) else {
                 continue;
             };
             match &mut entry.run {
-                Some(run) if std::sync::Arc::ptr_eq(run.unit(), unit) => continue,
+                Some(run) if std::sync::Arc::ptr_eq(run.unit(), unit) => {}
                 Some(run) => run.replace_unit(unit),
                 None => entry.run = Run::new(unit),
             }
-            if let Some(service) = unit.service() {
-                let directives = unsupported::without_effect(unit, service);
-                if !directives.is_empty() {
-                    let text = format!(
-                        "{}: without effect here: {}",
-                        unit.name.as_str(),
-                        directives.join(" ")
-                    );
-                    log(Priority::Warning, &text);
+            match &mut entry.trigger {
+                Some(trigger) if std::sync::Arc::ptr_eq(activation::unit_of(trigger), unit) => {}
+                Some(trigger) => {
+                    activation::replace_unit(trigger, unit);
+                    renewed.push(id);
                 }
+                None => entry.trigger = activation::trigger_of(unit),
             }
+        }
+        for id in renewed {
+            self.timer_looks_again(id);
         }
     }
 
@@ -243,7 +300,7 @@ impl Manager {
                 any = true;
                 self.tell(event);
             }
-            if !any {
+            if !any && !self.let_idle_go() {
                 return;
             }
         }
@@ -270,13 +327,14 @@ impl Manager {
             return;
         };
         let Some(run) = entry.run.as_mut() else {
-            let state = match action {
-                JobAction::Stop { .. } => ActiveState::Inactive,
-                _ => ActiveState::Active,
-            };
-            self.report(id, state, Outcome::Done);
+            self.begin_without_processes(id, action);
             return;
         };
+        if starting && is_mounted_already(run) {
+            self.feed(id, Input::Start);
+            self.feed(id, Input::Adopted);
+            return;
+        }
         let input = match action {
             JobAction::Start => {
                 let limit = run.unit().start_limit;
@@ -303,7 +361,7 @@ impl Manager {
                     Input::Start
                 }
             }
-            JobAction::Stop { .. } => Input::Stop,
+            JobAction::Stop { restarting } => Input::Stop { restarting },
             JobAction::Reload => Input::Reload,
         };
         self.feed(id, input);
@@ -312,9 +370,6 @@ impl Manager {
     /// Why a start is skipped or fails before it begins.
     fn unmet(&self, id: UnitId) -> Option<Outcome> {
         let unit = self.graph.unit(id)?;
-        if let Some(text) = unsupported::refusal(unit) {
-            return Some(Outcome::Failed(text.to_owned()));
-        }
         if let Err(condition) = unit.conditions.check(conditions::holds) {
             let negation = if condition.negate { "!" } else { "" };
             return Some(Outcome::Skipped(format!(
@@ -341,10 +396,16 @@ impl Manager {
             let before = run.active_state();
             let actions = run.step(input, times::now_ns());
             let after = run.active_state();
+            let is_idle = run.is_idle();
             if before != after
                 && let Some(entry) = self.entries.get_mut(id.index())
             {
                 entry.since_ns = times::now_ns();
+            }
+            if is_idle {
+                self.idle.insert(id);
+            } else {
+                self.idle.remove(&id);
             }
             self.graph.set_state(id, after);
             for action in actions {
@@ -357,6 +418,8 @@ impl Manager {
                 inputs.push_back(Input::Empty);
             }
         }
+        self.schedule(id);
+        self.follow(id);
     }
 
     /// Carries out one action; answers what it led to at once.
@@ -405,7 +468,8 @@ impl Manager {
                     self.log(Priority::Error, id, &format!("cannot be restarted: {err}"));
                 }
             }
-            Action::Release => self.release(id),
+            Action::FindMain => return Some(Input::MainFound(self.find_main(id))),
+            Action::Release { restarting } => self.release(id, restarting),
             Action::Log(is_failure, text) => {
                 let priority = if is_failure {
                     Priority::Warning
@@ -419,6 +483,7 @@ impl Manager {
     }
 
     fn report(&mut self, id: UnitId, state: ActiveState, outcome: Outcome) {
+        let (state, outcome) = self.still_mounted(id).unwrap_or((state, outcome));
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
@@ -437,7 +502,25 @@ impl Manager {
         }
         self.graph.set_state(id, state);
         self.jobs.finished(&self.graph, job, outcome);
-        self.follow(id, state);
+        self.follow(id);
+    }
+
+    /// A mount unit that was to stop and is still there stays up.
+    fn still_mounted(&mut self, id: UnitId) -> Option<(ActiveState, Outcome)> {
+        let run = self.entries.get_mut(id.index())?.run.as_mut()?;
+        let orlop_unit::Kind::Mount(mount) = &run.unit().kind else {
+            return None;
+        };
+        let place = mount.place.clone();
+        if !run.active_state().is_down() || !crate::mountinfo::is_mounted(&place) {
+            return None;
+        }
+        let text = run
+            .failure
+            .clone()
+            .unwrap_or_else(|| format!("{place} is still mounted"));
+        run.step(Input::Adopted, times::now_ns());
+        Some((ActiveState::Active, Outcome::Failed(text)))
     }
 
     fn went_down(&mut self, id: UnitId) {
@@ -448,7 +531,7 @@ impl Manager {
             run.result != orlop_unit::ServiceResult::Success,
         ) {
             let restarts = run.restarts;
-            let delay = run.service().restart_delay;
+            let delay = run.restart_delay();
             let result = run.result.as_str();
             if let Some(entry) = self.entries.get_mut(id.index()) {
                 entry.failure = Some(text);
@@ -463,29 +546,84 @@ impl Manager {
         self.graph.set_state(id, state);
         if state.is_down() {
             self.jobs.gone_by_itself(&self.graph, id);
-            self.follow(id, state);
+        }
+        self.follow(id);
+    }
+
+    /// Does what follows from a change of the unit's state: `OnFailure=` and its sisters, triggers, actions of the machine.
+    fn follow(&mut self, id: UnitId) {
+        let now = self.graph.state(id);
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.told, now);
+        if before == now {
+            return;
+        }
+        let now_ns = times::now_ns();
+        if before.is_down() && !now.is_down() {
+            entry.started_ns = Some(now_ns);
+        } else if !before.is_down() && now.is_down() {
+            entry.ended_ns = Some(now_ns);
+        }
+        for consequence in self.jobs.consequences(&self.graph, id, before) {
+            let (unit, request) = (consequence.unit, consequence.request);
+            if let Err(err) = self.jobs.request(&self.graph, request, unit, Mode::Replace) {
+                let text = format!(
+                    "{} of {}: {err}",
+                    consequence.why,
+                    self.name(consequence.because)
+                );
+                self.log(Priority::Error, unit, &text);
+            }
+        }
+        self.tell_triggers(id);
+        if now.is_down() {
+            self.ask_machine(id, before, now);
+            self.connection_is_over(id);
         }
     }
 
-    /// Starts what `OnFailure=` and `OnSuccess=` name.
-    fn follow(&mut self, id: UnitId, state: ActiveState) {
-        let edge = match state {
-            ActiveState::Failed => orlop_unit::Edge::OnFailure,
+    /// Notes `FailureAction=`, `SuccessAction=` and `StartLimitAction=`.
+    fn ask_machine(&mut self, id: UnitId, before: ActiveState, now: ActiveState) {
+        let Some(unit) = self.graph.unit(id) else {
+            return;
+        };
+        let result = self.entry(id).and_then(|e| Some(e.run.as_ref()?.result));
+        let limited = result == Some(orlop_unit::ServiceResult::StartLimitHit);
+        let (action, directive) = match now {
+            ActiveState::Failed if limited && unit.start_limit.action != MachineAction::None => {
+                (unit.start_limit.action, "StartLimitAction=")
+            }
+            ActiveState::Failed => (unit.failure_action, "FailureAction="),
+            ActiveState::Inactive if !before.is_down() => (unit.success_action, "SuccessAction="),
             _ => return,
         };
-        let followers: Vec<UnitId> = self.graph.related(id, edge).collect();
-        for follower in followers {
-            if let Err(err) =
-                self.jobs
-                    .request(&self.graph, Request::Start, follower, Mode::Replace)
-            {
-                self.log(
-                    Priority::Error,
-                    follower,
-                    &format!("cannot be started: {err}"),
-                );
-            }
+        if action != MachineAction::None {
+            let why = format!("{directive} of {}", self.name(id));
+            self.machine_actions.push_back((action, why));
         }
+    }
+
+    /// What a unit asks to be done to the machine, and why.
+    pub fn take_machine_action(&mut self) -> Option<(MachineAction, String)> {
+        self.machine_actions.pop_front()
+    }
+
+    /// Lets services with `Type=idle` go on when nobody else has a job that runs.
+    fn let_idle_go(&mut self) -> bool {
+        if self.idle.is_empty() {
+            return false;
+        }
+        let others = |job: &orlop_unit::Job| job.running && !self.idle.contains(&job.unit);
+        if self.jobs.iter().any(others) {
+            return false;
+        }
+        let Some(id) = self.idle.pop_first() else {
+            return false;
+        };
+        self.feed(id, Input::Turn);
+        true
     }
 
     fn tell(&mut self, event: Event) {
@@ -563,27 +701,46 @@ impl Manager {
     /// The next moment at which [`Manager::tick`] has something to do, in nanoseconds of the boot clock.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.entries
-            .iter()
-            .filter_map(|e| e.run.as_ref()?.deadline_ns())
-            .min()
+        self.due.first().map(|(due_ns, _)| *due_ns)
     }
 
     /// Does what is due.
     pub fn tick(&mut self) {
         let now_ns = times::now_ns();
+        // What becomes due again at once waits for the next turn of the loop.
         let due: Vec<UnitId> = self
-            .graph
-            .ids()
-            .filter(|id| {
-                let run = self.entry(*id).and_then(|e| e.run.as_ref());
-                run.and_then(Run::deadline_ns).is_some_and(|d| d <= now_ns)
-            })
+            .due
+            .iter()
+            .take_while(|(due_ns, _)| *due_ns <= now_ns)
+            .map(|(_, id)| *id)
             .collect();
         for id in due {
-            self.feed(id, Input::Deadline);
+            if self.entry(id).is_some_and(|e| e.run.is_some()) {
+                self.feed(id, Input::Deadline);
+            } else {
+                self.timer_is_due(id);
+            }
         }
         self.turn();
+        self.forget();
+    }
+
+    /// Forgets units that nobody will ask for again, once nothing is to be told of them any more.
+    fn forget(&mut self) {
+        for id in std::mem::take(&mut self.forgettable) {
+            let is_idle = self.jobs.job_of(id).is_none() && self.graph.state(id).is_down();
+            if !is_idle {
+                continue;
+            }
+            if self.graph.forget(id)
+                && let Some(entry) = self.entries.get_mut(id.index())
+            {
+                if let Some(due_ns) = entry.due_ns {
+                    self.due.remove(&(due_ns, id));
+                }
+                *entry = Entry::default();
+            }
+        }
     }
 
     /// Forgets a failure and the starts that count towards the limit.
@@ -598,6 +755,11 @@ impl Manager {
                 let unit = std::sync::Arc::clone(run.unit());
                 entry.run = Run::new(&unit);
             }
+            if let Some(trigger) = &mut entry.trigger {
+                let unit = std::sync::Arc::clone(activation::unit_of(trigger));
+                entry.trigger = activation::trigger_of(&unit);
+            }
+            entry.told = ActiveState::Inactive;
             self.graph.set_state(id, ActiveState::Inactive);
         }
     }
@@ -636,6 +798,16 @@ impl Manager {
             }
         }
         self.turn();
+    }
+}
+
+/// Whether it is a mount unit whose place is taken: it is up then without doing anything.
+fn is_mounted_already(run: &Run) -> bool {
+    match &run.unit().kind {
+        orlop_unit::Kind::Mount(mount) => {
+            run.can_begin() && crate::mountinfo::is_mounted(&mount.place)
+        }
+        _ => false,
     }
 }
 

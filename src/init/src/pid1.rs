@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use orlop_boot::{cmdline::CommandLine, times};
 use orlop_sys::kmsg::{self, Priority};
 use orlop_sys::signal::{End, Signals, reap};
-use orlop_unit::{Mode, ProcessEnd, Request, UnitName};
+use orlop_unit::{MachineAction, Mode, ProcessEnd, Request, UnitName, Urgency};
 
 use crate::control::Server;
 use crate::manager::{Manager, Owner};
@@ -29,6 +29,7 @@ mod token {
     pub(super) const JOURNAL: u64 = 4;
     pub(super) const DEVICES: u64 = 5;
     pub(super) const BUTTON: u64 = 6;
+    pub(super) const TRIGGERS: u64 = 7;
     pub(super) const CONNECTION: u64 = 1 << 32;
     pub(super) const START: u64 = 2 << 32;
     pub(super) const KIND: u64 = !0 << 32;
@@ -138,6 +139,11 @@ impl Pid1 {
             self.epoll
                 .add(notify, EpollEvent::new(EpollFlags::EPOLLIN, token::NOTIFY))?;
         }
+        self.manager.watch()?;
+        if let Some(triggers) = self.manager.epoll() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::TRIGGERS);
+            self.epoll.add(triggers, event)?;
+        }
         self.start_setup();
         let mut events = [EpollEvent::empty(); 64];
         loop {
@@ -216,6 +222,7 @@ impl Pid1 {
                     self.end(Action::PowerOff, "the power button was pressed");
                 }
             }
+            token::TRIGGERS => self.manager.polled(),
             token::NOTIFY => {
                 while let Some(message) = self
                     .notify
@@ -544,6 +551,28 @@ impl Pid1 {
         }
     }
 
+    /// `FailureAction=` and its sisters.
+    fn act_on_machine(&mut self, action: MachineAction, why: &str) {
+        let (action, urgency) = match action {
+            MachineAction::None => return,
+            MachineAction::Reboot(urgency) => (Action::Reboot, urgency),
+            MachineAction::PowerOff(urgency) | MachineAction::Exit(urgency) => {
+                (Action::PowerOff, urgency)
+            }
+        };
+        match urgency {
+            Urgency::Orderly => self.end(action, why),
+            Urgency::Force | Urgency::Immediate => {
+                log(Priority::Notice, &format!("{}: {why}", words(action)));
+                if urgency == Urgency::Immediate {
+                    let refusal = crate::teardown::final_step(action);
+                    log(Priority::Alert, &refusal);
+                }
+                shutdown::finish(action);
+            }
+        }
+    }
+
     /// What follows from all that happened in one turn of the loop.
     fn after(&mut self) {
         let idle = self.manager.jobs.is_empty();
@@ -561,6 +590,9 @@ impl Pid1 {
                 ),
             );
             crash_if_asked();
+        }
+        while let Some((action, why)) = self.manager.take_machine_action() {
+            self.act_on_machine(action, &why);
         }
         let Some((action, stage, deadline_ns)) = self.ending else {
             return;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd as _;
 
 use orlop_boot::times;
-use orlop_unit::{ActiveState, Edge, LoadState, Mode, Request, UnitId, UnitName};
+use orlop_unit::{ActiveState, Edge, LoadState, Loaded, Mode, Request, Severity, UnitId, UnitName};
 use serde_json::{Value, json};
 
 use crate::control::Call;
@@ -76,14 +76,11 @@ impl Pid1 {
                     .unwrap_or(false);
                 Ok(Some(self.list(all)))
             }
-            "Show" => {
-                let id = self.find(parameters)?;
-                Ok(Some(json!({ "unit": self.show(id) })))
-            }
+            "Show" => Ok(Some(json!({ "unit": self.look(parameters)? }))),
             "Job" => self.job(connection, parameters),
             "ResetFailed" => {
                 let ids: Vec<UnitId> = if parameters.get("unit").is_some_and(Value::is_string) {
-                    vec![self.find(parameters)?]
+                    self.known(parameters)?.into_iter().collect()
                 } else {
                     self.manager.graph.ids().collect()
                 };
@@ -93,7 +90,7 @@ impl Pid1 {
                 Ok(Some(json!({})))
             }
             "Kill" => {
-                let id = self.find(parameters)?;
+                let id = self.known(parameters)?;
                 let signal = parameters
                     .get("signal")
                     .and_then(Value::as_i64)
@@ -104,7 +101,9 @@ impl Pid1 {
                     .unwrap_or("all");
                 let signal =
                     i32::try_from(signal).map_err(|_| (FAILED, "no such signal".to_owned()))?;
-                self.manager.kill(id, signal, whom);
+                if let Some(id) = id {
+                    self.manager.kill(id, signal, whom);
+                }
                 Ok(Some(json!({})))
             }
             "Reload" => {
@@ -230,13 +229,64 @@ impl Pid1 {
         Ok(None)
     }
 
-    fn list(&mut self, all: bool) -> Value {
-        if all {
-            self.manager.load_all();
+    /// The unit, when it is among the known ones; one that only has files has nothing that could be changed.
+    fn known(&self, parameters: &Value) -> Result<Option<UnitId>, Refusal> {
+        let name = text(parameters, "unit")?;
+        let no_such_unit = || (NO_SUCH_UNIT, format!("unit {name} not found"));
+        let parsed =
+            UnitName::parse(name).map_err(|err| (NO_SUCH_UNIT, format!("{name}: {err}")))?;
+        let graph = &self.manager.graph;
+        if let Some(id) = graph.find(name)
+            && graph.load_state(id) != &LoadState::NotFound
+        {
+            return Ok(Some(id));
         }
+        let loaded = self.manager.look_at(&parsed);
+        if loaded == Loaded::default() {
+            return Err(no_such_unit());
+        }
+        Ok(loaded.unit.and_then(|unit| graph.find(unit.name.as_str())))
+    }
+
+    /// What is to be known of a unit. One that is not known to the supervisor is not made known by it: everybody may ask.
+    fn look(&self, parameters: &Value) -> Result<Value, Refusal> {
+        if let Some(id) = self.known(parameters)? {
+            return Ok(self.show(id));
+        }
+        let name = text(parameters, "unit")?;
+        let parsed =
+            UnitName::parse(name).map_err(|err| (NO_SUCH_UNIT, format!("{name}: {err}")))?;
+        let loaded = self.manager.look_at(&parsed);
+        let problem = loaded
+            .problems
+            .iter()
+            .find(|problem| problem.severity == Severity::Error);
+        let unit = loaded.unit.as_ref();
+        let load = match (unit, loaded.masked) {
+            (_, true) => "masked",
+            (Some(_), _) => "loaded",
+            (None, _) => "error",
+        };
+        Ok(json!({
+            "name": unit.map_or(name, |unit| unit.name.as_str()),
+            "description": unit.map_or("", |unit| unit.description.as_str()),
+            "load": load,
+            "active": ActiveState::Inactive.as_str(),
+            "sub": "dead",
+            "job": null,
+            "problem": problem.map(ToString::to_string),
+            "fragment": unit.and_then(|unit| unit.fragment.as_ref()),
+            "drop_ins": unit.map_or(&[][..], |unit| unit.drop_ins.as_slice()),
+            "waits_for": [],
+            "wanted_by": [],
+        }))
+    }
+
+    fn list(&self, all: bool) -> Value {
         let graph = &self.manager.graph;
         let units: Vec<Value> = graph
             .ids()
+            .filter(|id| !graph.is_vacant(*id))
             .filter(|id| all || graph.load_state(*id) != &LoadState::NotFound)
             .map(|id| self.summary(id))
             .collect();
@@ -247,10 +297,13 @@ impl Pid1 {
         let graph = &self.manager.graph;
         let run = self.manager.entry(id).and_then(|e| e.run.as_ref());
         let active = graph.state(id);
-        let sub = run.map_or(
-            if active.is_up() { "active" } else { "dead" },
-            crate::service::Run::sub_state,
-        );
+        let trigger = self.manager.entry(id).and_then(|e| e.trigger.as_ref());
+        let sub = match (run, trigger) {
+            (Some(run), _) => run.sub_state(),
+            (None, Some(trigger)) => trigger.sub_state(),
+            (None, None) if active.is_up() => "active",
+            (None, None) => "dead",
+        };
         json!({
             "name": graph.name(id).as_str(),
             "description": graph.unit(id).map_or("", |u| u.description.as_str()),

@@ -5,6 +5,8 @@
 //! after a complete start), the signal of `KillMode=`, SIGKILL after the time-out, and always `ExecStopPost=`.
 
 mod ended;
+mod mount;
+mod notified;
 #[cfg(test)]
 mod simulation;
 mod start;
@@ -13,7 +15,10 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orlop_unit::{ActiveState, Command, Outcome, ProcessEnd, Service, ServiceResult, Signal, Unit};
+use orlop_unit::{
+    ActiveState, Command, Kind, Outcome, ProcessEnd, Service, ServiceResult, ServiceType, Signal,
+    Unit,
+};
 
 /// What a process is to its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +73,14 @@ pub enum State {
     Failed,
     /// Working through a list of commands.
     Commands(Phase),
-    /// The main process runs; `READY=1`, the hand-over or the first process' exit is awaited.
+    /// `Type=idle`: other jobs go first.
+    Idle,
+    /// The main process runs; `READY=1` or the hand-over is awaited. With `Type=forking`: the PID file is.
     Awaiting,
-    /// Up, with a main process.
+    /// Up, with a main process, or with processes of which none is known as the main one.
     Running,
+    /// Up; a reload is over with the next `READY=1`.
+    Reloading,
     /// Up without one (`RemainAfterExit=`).
     Exited,
     /// Signalled; waiting for the processes to go.
@@ -87,8 +96,11 @@ pub enum State {
 pub enum Input {
     /// A start job begins.
     Start,
-    /// A stop job begins.
-    Stop,
+    /// A stop job begins; whether a start follows.
+    Stop {
+        /// The job starts the service again afterwards.
+        restarting: bool,
+    },
     /// A reload job begins.
     Reload,
     /// The process of the last [`Action::Spawn`] runs its program.
@@ -99,10 +111,32 @@ pub enum Input {
     Ended(Role, ProcessEnd, Option<String>),
     /// The main process was killed for lack of memory.
     OutOfMemory,
+    /// Some process of the service was killed for lack of memory.
+    OutOfMemoryWithin,
     /// `READY=1`.
     Ready,
-    /// Another process is the main one now: `MAINPID=`, a PID file or a container's hand-over.
+    /// `RELOADING=1`.
+    Reloading,
+    /// `STOPPING=1`.
+    Stopping,
+    /// `WATCHDOG=1`.
+    KeepAlive,
+    /// `WATCHDOG=trigger`.
+    WatchdogTriggered,
+    /// `WATCHDOG_USEC=`.
+    WatchdogInterval(Duration),
+    /// `EXTEND_TIMEOUT_USEC=`.
+    Extend(Duration),
+    /// Another process is the main one now: `MAINPID=` or a container's hand-over.
     MainProcess(i32),
+    /// What [`Action::FindMain`] found.
+    MainFound(Option<i32>),
+    /// `Type=idle`: no other job is left.
+    Turn,
+    /// What a mount unit would mount is mounted already.
+    Adopted,
+    /// What a mount unit mounted is not there any more.
+    Gone,
     /// No process is left in the cgroup.
     Empty,
     /// The [`Run::deadline_ns`] has passed.
@@ -130,8 +164,13 @@ pub enum Action {
     WentDown,
     /// The automatic restart is due.
     Restart,
-    /// Nothing runs any more: the cgroup and runtime directories can go.
-    Release,
+    /// Look for the main process that the first one of `Type=forking` left behind.
+    FindMain,
+    /// Nothing runs any more: the cgroup can go, and what is not kept over a restart.
+    Release {
+        /// Another run follows by itself.
+        restarting: bool,
+    },
     /// Tell the operator; `true` for what went wrong.
     Log(bool, String),
 }
@@ -159,14 +198,41 @@ pub struct Run {
     stop_requested: bool,
     job: bool,
     start_next: bool,
+    restarting: bool,
+    /// `TimeoutStopFailureMode=abort` was carried out.
+    has_aborted: bool,
+    /// Processes are there, and none is known as the main one.
+    leaderless: bool,
+    /// `Type=idle`: the other jobs are through.
+    had_turn: bool,
     skipped: Option<String>,
     deadline_ns: Option<u64>,
     /// When `RuntimeMaxSec=` is over.
     ends_ns: Option<u64>,
+    /// When the watchdog bites.
+    watchdog_ns: Option<u64>,
+    /// `WATCHDOG_USEC=`, which wins over the unit file.
+    watchdog_interval: Option<Duration>,
+    /// When the PID file is looked for again, or `Type=idle` waits no more.
+    retry_ns: Option<u64>,
 }
+
+/// How long `Type=idle` waits for other jobs (systemd.service(5)).
+const IDLE_WAIT: Duration = Duration::from_secs(5);
+/// How often a PID file that is not there yet is looked for.
+const PID_FILE_WAIT: Duration = Duration::from_millis(100);
 
 fn after(now_ns: u64, time: Option<Duration>) -> Option<u64> {
     time.map(|t| now_ns.saturating_add(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+/// What is run for a unit.
+fn service_of(unit: &Unit) -> Option<Service> {
+    match &unit.kind {
+        Kind::Service(service) => Some(service.as_ref().clone()),
+        Kind::Mount(directives) => Some(mount::service(directives)),
+        _ => None,
+    }
 }
 
 /// How a process ended, in words.
@@ -183,10 +249,10 @@ pub fn describe(end: ProcessEnd) -> String {
 }
 
 impl Run {
-    /// A service that does not run; `None` when the unit is none.
+    /// A service that does not run; `None` when the unit is none, and no mount either, which is run like one.
     #[must_use]
     pub fn new(unit: &Arc<Unit>) -> Option<Self> {
-        let service = Arc::new(unit.service()?.clone());
+        let service = Arc::new(service_of(unit)?);
         Some(Self {
             unit: Arc::clone(unit),
             service,
@@ -202,9 +268,16 @@ impl Run {
             stop_requested: false,
             job: false,
             start_next: false,
+            restarting: false,
+            has_aborted: false,
+            leaderless: false,
+            had_turn: false,
             skipped: None,
             deadline_ns: None,
             ends_ns: None,
+            watchdog_ns: None,
+            watchdog_interval: None,
+            retry_ns: None,
         })
     }
 
@@ -222,8 +295,8 @@ impl Run {
 
     /// Takes the unit's files as they are now; counts from the next command on.
     pub fn replace_unit(&mut self, unit: &Arc<Unit>) {
-        if let Some(service) = unit.service() {
-            self.service = Arc::new(service.clone());
+        if let Some(service) = service_of(unit) {
+            self.service = Arc::new(service);
             self.unit = Arc::clone(unit);
         }
     }
@@ -231,7 +304,10 @@ impl Run {
     /// When to send [`Input::Deadline`], in nanoseconds of the boot clock.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.deadline_ns
+        [self.deadline_ns, self.watchdog_ns, self.retry_ns]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The state that the unit graph and `systemctl` know.
@@ -240,11 +316,13 @@ impl Run {
         match self.state {
             State::Dead => ActiveState::Inactive,
             State::Failed => ActiveState::Failed,
-            State::Commands(Phase::Reload) => ActiveState::Reloading,
+            State::Commands(Phase::Reload) | State::Reloading => ActiveState::Reloading,
             State::Commands(Phase::Stop | Phase::StopPost)
             | State::Terminating
             | State::Killing => ActiveState::Deactivating,
-            State::Commands(_) | State::Awaiting | State::AutoRestart => ActiveState::Activating,
+            State::Commands(_) | State::Idle | State::Awaiting | State::AutoRestart => {
+                ActiveState::Activating
+            }
             State::Running | State::Exited => ActiveState::Active,
         }
     }
@@ -252,17 +330,21 @@ impl Run {
     /// The sub-state, in systemd's words.
     #[must_use]
     pub fn sub_state(&self) -> &'static str {
+        if matches!(self.unit.kind, Kind::Mount(_)) {
+            return mount::sub_state(self.state);
+        }
         match self.state {
             State::Dead => "dead",
             State::Failed => "failed",
             State::Commands(Phase::Condition) => "condition",
             State::Commands(Phase::StartPre) => "start-pre",
-            State::Commands(Phase::Start) | State::Awaiting => "start",
+            State::Commands(Phase::Start) | State::Idle | State::Awaiting => "start",
             State::Commands(Phase::StartPost) => "start-post",
             State::Commands(Phase::Reload) => "reload",
             State::Commands(Phase::Stop) => "stop",
             State::Commands(Phase::StopPost) => "stop-post",
             State::Running => "running",
+            State::Reloading => "reload-notify",
             State::Exited => "exited",
             State::Terminating => "stop-sigterm",
             State::Killing => "stop-sigkill",
@@ -279,7 +361,35 @@ impl Run {
     /// Whether it waits for its processes to go, so that an empty cgroup matters.
     #[must_use]
     pub fn awaits_empty(&self) -> bool {
-        matches!(self.state, State::Terminating | State::Killing)
+        match self.state {
+            State::Terminating | State::Killing => true,
+            State::Running | State::Reloading => self.leaderless,
+            State::Awaiting => self.seeks_main(),
+            _ => false,
+        }
+    }
+
+    /// Whether there are processes, none of which is known as the main one.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        self.leaderless || self.seeks_main()
+    }
+
+    /// `Type=forking`: the first process has ended, and the main one is not known yet.
+    fn seeks_main(&self) -> bool {
+        self.state == State::Awaiting && self.service.service_type == ServiceType::Forking
+    }
+
+    /// Whether `Type=idle` waits for other jobs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    /// The interval in which the service has to give a sign of life.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog_interval.or(self.service.watchdog)
     }
 
     /// The command that [`Action::Spawn`] names.
@@ -305,7 +415,7 @@ impl Run {
         let mut actions = Vec::new();
         match input {
             Input::Start => self.start(now_ns, &mut actions),
-            Input::Stop => self.stop(now_ns, &mut actions),
+            Input::Stop { restarting } => self.stop(restarting, now_ns, &mut actions),
             Input::Reload => self.reload(now_ns, &mut actions),
             Input::Executing => self.executing(now_ns, &mut actions),
             Input::StartFailed(role, result, text) => {
@@ -322,12 +432,43 @@ impl Run {
                 self.failure =
                     Some("killed by the kernel because it used more memory than it may".to_owned());
             }
-            Input::Ready => {
-                if self.state == State::Awaiting && !self.waits_for_hand_over() {
-                    self.start_post(now_ns, &mut actions);
+            Input::OutOfMemoryWithin => self.out_of_memory_within(now_ns, &mut actions),
+            Input::Ready => self.ready(now_ns, &mut actions),
+            Input::Reloading => self.reloading(now_ns),
+            Input::Stopping => self.stopping(now_ns),
+            Input::KeepAlive => self.keep_alive(now_ns),
+            Input::WatchdogTriggered => {
+                self.watchdog_bites("it asked for it", now_ns, &mut actions)
+            }
+            Input::WatchdogInterval(interval) => {
+                self.watchdog_interval = Some(interval);
+                self.keep_alive(now_ns);
+            }
+            Input::Extend(time) => {
+                let extended = after(now_ns, Some(time));
+                if self.deadline_ns.is_some() && self.state != State::AutoRestart {
+                    self.deadline_ns = self.deadline_ns.max(extended);
                 }
             }
             Input::MainProcess(pid) => self.main_process(pid, now_ns, &mut actions),
+            Input::MainFound(pid) => self.main_found(pid, now_ns, &mut actions),
+            Input::Turn => self.turn(now_ns, &mut actions),
+            Input::Adopted => {
+                self.state = State::Exited;
+                self.started = true;
+                self.stop_requested = false;
+                self.deadline_ns = None;
+                if std::mem::take(&mut self.job) {
+                    actions.push(Action::Report(ActiveState::Active, Outcome::Done));
+                }
+            }
+            Input::Gone if self.state == State::Exited => {
+                self.state = State::Dead;
+                actions.push(Action::Log(false, "somebody else unmounted it".to_owned()));
+                actions.push(Action::Release { restarting: false });
+                actions.push(Action::WentDown);
+            }
+            Input::Gone => {}
             Input::Empty => self.empty(now_ns, &mut actions),
             Input::Deadline => self.deadline(now_ns, &mut actions),
             // What runs already is not started once more.
@@ -340,6 +481,15 @@ impl Run {
                 actions.push(Action::Log(true, text.clone()));
                 actions.push(Action::Report(ActiveState::Failed, Outcome::Failed(text)));
             }
+        }
+        if !matches!(
+            self.state,
+            State::Running | State::Reloading | State::Commands(Phase::Reload)
+        ) {
+            self.watchdog_ns = None;
+        }
+        if !(self.is_idle() || self.seeks_main()) {
+            self.retry_ns = None;
         }
         actions
     }

@@ -48,6 +48,12 @@ pub struct Surroundings<'a> {
     pub journal: Option<BorrowedFd<'a>>,
     /// Descriptors from number 3 on.
     pub inherit: &'a [BorrowedFd<'a>],
+    /// The names of those that are passed as `LISTEN_FDS`; they come first.
+    pub descriptor_names: Option<&'a [String]>,
+    /// The connection of `Accept=yes`, for `StandardInput=socket`.
+    pub connection: Option<BorrowedFd<'a>>,
+    /// The interval of the watchdog, where the service has to keep to it.
+    pub watchdog: Option<std::time::Duration>,
     /// The opened cgroup.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
@@ -94,6 +100,20 @@ pub fn start(
         }
         _ => "/",
     };
+    if around.inherit.len() > orlop_sys::process::MOST_INHERITED {
+        let text = format!(
+            "{} descriptors are more than can be passed on",
+            around.inherit.len()
+        );
+        return Err(Failure::resources(text));
+    }
+    let mut pid_variables = Vec::new();
+    if around.descriptor_names.is_some() {
+        pid_variables.push("LISTEN_PID");
+    }
+    if around.watchdog.is_some() {
+        pid_variables.push("WATCHDOG_PID");
+    }
     let argv = strings(arguments.iter().map(String::as_str))?;
     let envp = strings(environment.iter().map(|(k, v)| format!("{k}={v}")))?;
     let limits: Vec<Limit> = service
@@ -109,6 +129,8 @@ pub fn start(
         program: string(&program)?,
         argv,
         envp,
+        pid_variables,
+        ignore_broken_pipes: service.ignore_sigpipe,
         stdio: [stdio.input.as_fd(), stdio.output(), stdio.error()],
         inherit: around.inherit,
         cgroup: around.cgroup,
@@ -204,6 +226,21 @@ fn environment(
     }
     if let Some(pid) = around.main {
         set("MAINPID", &pid.to_string());
+    }
+    if let Some(file) = &service.pid_file {
+        set("PIDFILE", file);
+    }
+    if let Some(names) = around.descriptor_names {
+        set("LISTEN_FDS", &names.len().to_string());
+        set("LISTEN_FDNAMES", &names.join(":"));
+    }
+    if let Some(time) = around.watchdog {
+        set("WATCHDOG_USEC", &time.as_micros().to_string());
+    }
+    for name in &service.pass_environment {
+        if let Ok(value) = std::env::var(name) {
+            set(name, &value);
+        }
     }
     for (variable, root, directories) in [
         ("RUNTIME_DIRECTORY", "/run", &service.runtime_directory),
@@ -346,7 +383,21 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
         Input::Tty | Input::TtyForce | Input::TtyFail => (terminal()?, true),
         Input::File(path) => (open(path, File::options().read(true))?, false),
         Input::Data(bytes) => (data(bytes)?, false),
+        Input::Socket => match around.connection {
+            Some(fd) => (
+                fd.try_clone_to_owned().map_err(|err| {
+                    Failure::resources(format!("cannot copy a descriptor: {err}"))
+                })?,
+                false,
+            ),
+            None => {
+                return Err(Failure::resources(
+                    "StandardInput=socket: it was not started by exactly one socket".to_owned(),
+                ));
+            }
+        },
     };
+    let is_socket = service.standard_input == Input::Socket;
     let duplicate = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned()
             .map_err(|err| Failure::resources(format!("cannot copy a descriptor: {err}")))
@@ -365,6 +416,15 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
                 },
                 Output::KernelLog => open("/dev/kmsg", File::options().write(true))?,
                 Output::Tty => terminal()?,
+                Output::Socket => match around.connection {
+                    Some(fd) => duplicate(fd)?,
+                    None => {
+                        return Err(Failure::resources(
+                            "StandardOutput=socket: it was not started by exactly one socket"
+                                .to_owned(),
+                        ));
+                    }
+                },
                 Output::File(path) => open(path, File::options().write(true).create(true))?,
                 Output::Append(path) => open(path, File::options().append(true).create(true))?,
                 Output::Truncate(path) => open(
@@ -376,6 +436,7 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
     let output = match (&service.standard_output, is_terminal) {
         // A terminal as input is the output as well, unless something else is asked for (systemd.exec(5)).
         (Output::Journal, true) => stream(&Output::Tty, None)?,
+        (Output::Journal, false) if is_socket => None,
         (output, _) => stream(output, None)?,
     };
     let error = stream(&service.standard_error, None)?;
@@ -410,10 +471,28 @@ pub fn start_role(words: &[&str]) -> io::Result<i32> {
     let argv = std::iter::once(Ok(c"orlop".to_owned()))
         .chain(words.iter().map(|w| CString::new(*w)))
         .collect::<Result<Vec<CString>, _>>()?;
+    start_with(c"/proc/self/exe".to_owned(), argv, &null)
+}
+
+/// Starts a small program of the image that nobody waits for; the first word is its path.
+///
+/// # Errors
+/// Those of opening what it needs and of clone3(2).
+pub fn start_program(words: &[&str]) -> io::Result<i32> {
+    let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
+    let argv = words
+        .iter()
+        .map(|w| CString::new(*w))
+        .collect::<Result<Vec<CString>, _>>()?;
+    let program = argv.first().cloned().unwrap_or_default();
+    start_with(program, argv, &null)
+}
+
+fn start_with(program: CString, argv: Vec<CString>, null: &OwnedFd) -> io::Result<i32> {
     let path = CString::new(format!("PATH={SEARCH_PATH}"))?;
     let exec = Exec {
         envp: vec![path],
-        ..Exec::new(c"/proc/self/exe".to_owned(), argv, [null.as_fd(); 3])
+        ..Exec::new(program, argv, [null.as_fd(); 3])
     };
     orlop_sys::process::spawn_detached(exec)
 }

@@ -22,6 +22,9 @@ pub struct Limit {
     pub hard: u64,
 }
 
+/// The most descriptors that are passed on.
+pub const MOST_INHERITED: usize = 128;
+
 /// What to run, and as what.
 #[derive(Debug)]
 pub struct Exec<'a> {
@@ -33,7 +36,11 @@ pub struct Exec<'a> {
     pub envp: Vec<CString>,
     /// Standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Descriptors that the program finds from number 3 on, at most 16.
+    /// Variables that hold the program's own process number; they come behind `envp`.
+    pub pid_variables: Vec<&'static str>,
+    /// Whether SIGPIPE stays ignored where this process ignores it.
+    pub ignore_broken_pipes: bool,
+    /// Descriptors that the program finds from number 3 on, at most [`MOST_INHERITED`].
     pub inherit: &'a [BorrowedFd<'a>],
     /// The directory of the cgroup (version 2) that it starts in.
     pub cgroup: Option<BorrowedFd<'a>>,
@@ -63,6 +70,8 @@ impl<'a> Exec<'a> {
             program,
             argv,
             envp: Vec::new(),
+            pid_variables: Vec::new(),
+            ignore_broken_pipes: false,
             stdio,
             inherit: &[],
             cgroup: None,
@@ -336,6 +345,28 @@ mod tests {
         assert_eq!(lines.get(1), Some(&"77"));
         assert_eq!(lines.get(2), Some(&"500"));
         assert_eq!(lines.last(), Some(&"/usr"));
+    }
+
+    #[test]
+    fn a_program_knows_its_own_number_and_finds_what_is_passed_on() {
+        let script = "test $LISTEN_PID = $$ && echo mine; cat /proc/self/fd/3 /proc/self/fd/102; kill -PIPE $$; echo alive";
+        let argv = arguments(&["sh", "-c", script]);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let texts: Vec<std::io::PipeReader> = (0..100)
+            .map(|at| {
+                let (read, mut write) = std::io::pipe().unwrap();
+                io::Write::write_all(&mut write, format!("{at}\n").as_bytes()).unwrap();
+                read
+            })
+            .collect();
+        let inherit: Vec<BorrowedFd<'_>> = texts.iter().map(|read| read.as_fd()).collect();
+        let (output, failure) = run(c"/bin/sh", &argv, &null, |exec| {
+            exec.pid_variables = vec!["LISTEN_PID", "WATCHDOG_PID"];
+            exec.ignore_broken_pipes = true;
+            exec.inherit = Box::leak(inherit.clone().into_boxed_slice());
+        });
+        assert!(failure.is_none(), "{failure:?}");
+        assert_eq!(output, "mine\n0\n99\nalive\n");
     }
 
     #[test]

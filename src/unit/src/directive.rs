@@ -211,8 +211,8 @@ pub(crate) fn apply(draft: &mut Draft, assignments: &[Assignment<'_>], reading: 
         match row.effect {
             Effect::Set(f) => {
                 f(draft, a, reading);
-                if let Some(row) = support::row(row.name).filter(|row| !row.applied) {
-                    draft.note(row.directive, row.without, true, a, reading);
+                if let Some(caveat) = support::row(kind, row.name).filter(|row| !row.applied) {
+                    draft.note(row.name, caveat.without, true, a, reading);
                 }
             }
             Effect::Refused(about) => {
@@ -281,7 +281,7 @@ fn state(row: &Directive, kind: UnitType) -> support::State {
         Effect::Silent => return support::State::Met,
         Effect::Refused(about) => Without::Refuse(about),
         Effect::Ignored(instead) => Without::Warn(instead),
-        Effect::Set(_) => match support::row(row.name).filter(|row| !row.applied) {
+        Effect::Set(_) => match support::row(kind, row.name).filter(|row| !row.applied) {
             Some(row) => row.without,
             None => return support::State::Applied,
         },

@@ -148,6 +148,8 @@ struct Node {
     load: LoadState,
     state: ActiveState,
     edges: Vec<(Edge, UnitId)>,
+    /// Forgotten: the place is free for another unit.
+    is_vacant: bool,
 }
 
 /// All known units; grows by [`Graph::load`].
@@ -155,6 +157,7 @@ struct Node {
 pub struct Graph {
     nodes: Vec<Node>,
     by_name: HashMap<UnitName, UnitId>,
+    vacant: Vec<UnitId>,
     problems: Vec<Problem>,
 }
 
@@ -210,6 +213,9 @@ impl Graph {
             let Some(node) = self.nodes.get_mut(id.index()) else {
                 continue;
             };
+            if node.is_vacant {
+                continue;
+            }
             node.edges.clear();
             let loaded = source(&node.name);
             let real = loaded.unit.as_ref().map(|u| u.name.clone());
@@ -230,6 +236,70 @@ impl Graph {
         }
     }
 
+    /// Reads the files of one known unit again, which had none before; [`crate::Jobs::graph_changed`] must follow.
+    pub fn load_again(&mut self, id: UnitId, source: Source<'_>) {
+        let Some(node) = self.nodes.get_mut(id.index()) else {
+            return;
+        };
+        let loaded = source(&node.name);
+        let real = loaded.unit.as_ref().map(|unit| unit.name.clone());
+        if let Some(real) = real.filter(|real| *real != node.name) {
+            // It is another name of a unit that may be known: what asked for this one finds that from now on.
+            let alias = node.name.clone();
+            let other = self.load(&real, source);
+            self.by_name.insert(alias, other);
+            return;
+        }
+        node.load = load_state(loaded, &mut self.problems);
+        self.connect_all(VecDeque::from([id]), source);
+    }
+
+    /// Forgets a unit that no other one names in its files, and that is down; whether it is forgotten. Its place goes to the next
+    /// unit that is loaded.
+    pub fn forget(&mut self, id: UnitId) -> bool {
+        let Some(node) = self.nodes.get(id.index()) else {
+            return false;
+        };
+        if node.is_vacant || !node.state.is_down() || self.is_named(id) {
+            return false;
+        }
+        let others: HashSet<UnitId> = node.edges.iter().map(|(_, other)| *other).collect();
+        for other in others {
+            if let Some(node) = self.nodes.get_mut(other.index()) {
+                node.edges.retain(|(_, to)| *to != id);
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(id.index()) {
+            node.edges.clear();
+            node.load = LoadState::NotFound;
+            node.state = ActiveState::Inactive;
+            node.is_vacant = true;
+        }
+        self.by_name.retain(|_, of| *of != id);
+        self.vacant.push(id);
+        true
+    }
+
+    /// Whether another unit's file names this one.
+    fn is_named(&self, id: UnitId) -> bool {
+        let names: Vec<&UnitName> = self
+            .by_name
+            .iter()
+            .filter(|(_, of)| **of == id)
+            .map(|(name, _)| name)
+            .collect();
+        self.edges(id).iter().any(|(_, other)| {
+            self.unit(*other)
+                .is_some_and(|unit| unit.dependencies.iter().any(|d| names.contains(&&d.on)))
+        })
+    }
+
+    /// Whether the place of that index belongs to no unit since [`Graph::forget`].
+    #[must_use]
+    pub fn is_vacant(&self, id: UnitId) -> bool {
+        self.nodes.get(id.index()).is_none_or(|node| node.is_vacant)
+    }
+
     fn ensure(
         &mut self,
         name: &UnitName,
@@ -239,7 +309,7 @@ impl Graph {
         if let Some(id) = self.by_name.get(name) {
             return *id;
         }
-        let loaded = if self.nodes.len() < MAX_UNITS {
+        let loaded = if self.nodes.len() < MAX_UNITS || !self.vacant.is_empty() {
             source(name)
         } else {
             Loaded::refused(name, format!("more than {MAX_UNITS} units"))
@@ -255,19 +325,25 @@ impl Graph {
             self.by_name.insert(name.clone(), id);
             return id;
         }
-        let id = UnitId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
         let aliases = loaded
             .unit
             .as_ref()
             .map(|u| u.aliases.clone())
             .unwrap_or_default();
         let load = load_state(loaded, &mut self.problems);
-        self.nodes.push(Node {
+        let node = Node {
             name: real.clone(),
             load,
             state: ActiveState::Inactive,
             edges: Vec::new(),
-        });
+            is_vacant: false,
+        };
+        let next = UnitId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+        let id = self.vacant.pop().unwrap_or(next);
+        match self.nodes.get_mut(id.index()) {
+            Some(place) => *place = node,
+            None => self.nodes.push(node),
+        }
         for alias in aliases {
             self.by_name.entry(alias).or_insert(id);
         }
@@ -434,5 +510,73 @@ fn load_state(loaded: Loaded, problems: &mut Vec<Problem>) -> LoadState {
         (Some(unit), None) => LoadState::Loaded(Arc::new(unit)),
         (_, Some(problem)) => LoadState::Failed(problem),
         (None, None) => LoadState::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Edge, Loader, MemoryStore, SpecifierContext};
+
+    fn name(text: &str) -> UnitName {
+        UnitName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_names_is_forgotten_and_its_place_taken_again() {
+        let store = MemoryStore::new()
+            .file(
+                "/u/a.service",
+                "[Unit]\nDefaultDependencies=no\nWants=b.service\n[Service]\nExecStart=/bin/a\n",
+            )
+            .file(
+                "/u/c@.service",
+                "[Unit]\nDefaultDependencies=no\nAfter=a.service\n[Service]\nExecStart=/bin/c\n",
+            );
+        let context = SpecifierContext::default();
+        let loader = Loader::new(&["/u"], &store, &context);
+        let mut graph = Graph::new();
+        let a = graph.load(&name("a.service"), &mut |n| loader.load(n));
+        let b = graph.find("b.service").unwrap();
+        assert!(!graph.forget(b), "a.service names it");
+        let c = graph.load(&name("c@1.service"), &mut |n| loader.load(n));
+        assert!(graph.related(a, Edge::Before).eq([c]));
+        graph.set_state(c, ActiveState::Active);
+        assert!(!graph.forget(c), "it is up");
+        graph.set_state(c, ActiveState::Inactive);
+        assert!(graph.forget(c));
+        assert_eq!(graph.find("c@1.service"), None);
+        assert_eq!(graph.related(a, Edge::Before).next(), None);
+        let size = graph.len();
+        let again = graph.load(&name("c@2.service"), &mut |n| loader.load(n));
+        assert_eq!((again, graph.len()), (c, size));
+        assert!(!graph.is_vacant(again));
+    }
+
+    #[test]
+    fn a_unit_that_gets_its_file_late_is_read_alone() {
+        let store = MemoryStore::new().file(
+            "/u/a.service",
+            "[Unit]\nDefaultDependencies=no\nWants=b.service\n[Service]\nExecStart=/bin/a\n",
+        );
+        let context = SpecifierContext::default();
+        let loader = Loader::new(&["/u"], &store, &context);
+        let mut graph = Graph::new();
+        let a = graph.load(&name("a.service"), &mut |n| loader.load(n));
+        let b = graph.find("b.service").unwrap();
+        assert_eq!(graph.load_state(b), &LoadState::NotFound);
+        let store = store.file(
+            "/u/b.service",
+            "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/b\n",
+        );
+        let loader = Loader::new(&["/u"], &store, &context);
+        let mut read = Vec::new();
+        graph.load_again(b, &mut |n| {
+            read.push(n.to_string());
+            loader.load(n)
+        });
+        assert_eq!(read, ["b.service"]);
+        assert!(graph.unit(b).is_some());
+        assert!(graph.related(a, Edge::Wants).eq([b]));
     }
 }

@@ -124,6 +124,8 @@ pub enum Input {
     File(String),
     /// The bytes of `StandardInputText=`.
     Data(Vec<u8>),
+    /// The connection of `Accept=yes`.
+    Socket,
 }
 
 /// `StandardOutput=` and `StandardError=`.
@@ -142,6 +144,8 @@ pub enum Output {
     KernelLog,
     /// The terminal of `TTYPath=`.
     Tty,
+    /// The connection of `Accept=yes`.
+    Socket,
     /// A file, written from its start.
     File(String),
     /// A file, appended to.

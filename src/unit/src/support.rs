@@ -41,6 +41,7 @@ const fn warns(directive: &'static str, applied: bool, instead: &'static str) ->
 
 const CREDENTIAL: Without = Without::Refuse("the service expects the credential");
 const DEVICES: Without = Without::Refuse("it restricts devices or networks");
+const SOCKET: Without = Without::Refuse("no such sockets are made");
 const SCHEDULER: &str = "the scheduler's defaults hold";
 
 /// Sorted by name. Turning a directive on is one word here.
@@ -54,16 +55,18 @@ static DIRECTIVES: &[Row] = &[
     warns("CPUSchedulingPriority", false, SCHEDULER),
     warns("CPUSchedulingResetOnFork", false, SCHEDULER),
     confines("CapabilityBoundingSet", false),
+    Row { directive: "DeferAcceptSec", applied: false, without: SOCKET },
     Row { directive: "DeviceAllow", applied: false, without: DEVICES },
     Row { directive: "DevicePolicy", applied: false, without: DEVICES },
     confines("DynamicUser", false),
     confines("ExecPaths", false),
     warns("ExitType", false, "the service ends with its main process"),
-    warns("FileDescriptorStoreMax", false, "no descriptors are kept over a restart"),
     warns("IOSchedulingClass", false, SCHEDULER),
     warns("IOSchedulingPriority", false, SCHEDULER),
     confines("InaccessibleDirectories", false),
     confines("InaccessiblePaths", false),
+    warns("JobTimeoutSec", false, "a job waits as long as it must; use TimeoutStartSec="),
+    Row { directive: "ListenNetlink", applied: false, without: SOCKET },
     Row { directive: "LoadCredential", applied: false, without: CREDENTIAL },
     confines("LockPersonality", false),
     warns("LogLevelMax", true, "all lines are kept"),
@@ -75,7 +78,9 @@ static DIRECTIVES: &[Row] = &[
     confines("NetworkNamespacePath", false),
     confines("NoExecPaths", false),
     confines("NoNewPrivileges", false),
-    warns("NonBlocking", false, "no sockets are passed"),
+    warns("OnTimezoneChange", false, "the machine knows UTC alone"),
+    Row { directive: "PassPacketInfo", applied: false, without: SOCKET },
+    Row { directive: "PassSecurity", applied: false, without: SOCKET },
     confines("PrivateDevices", false),
     confines("PrivateIPC", false),
     confines("PrivateMounts", false),
@@ -96,9 +101,6 @@ static DIRECTIVES: &[Row] = &[
     confines("ReadOnlyPaths", false),
     confines("ReadWriteDirectories", false),
     confines("ReadWritePaths", false),
-    warns("ReloadSignal", false, "Type=notify-reload uses SIGHUP"),
-    warns("RestartMaxDelaySec", false, "the delay stays RestartSec="),
-    warns("RestartSteps", false, "the delay stays RestartSec="),
     confines("RestrictAddressFamilies", false),
     confines("RestrictNamespaces", false),
     confines("RestrictRealtime", false),
@@ -106,26 +108,27 @@ static DIRECTIVES: &[Row] = &[
     confines("RootDirectory", false),
     warns("RuntimeRandomizedExtraSec", false, "RuntimeMaxSec= holds exactly"),
     Row { directive: "SetCredential", applied: false, without: CREDENTIAL },
-    warns("Sockets", false, "no sockets are passed"),
+    Row { directive: "SocketProtocol", applied: false, without: SOCKET },
     confines("SystemCallArchitectures", false),
     confines("SystemCallErrorNumber", false),
     confines("SystemCallFilter", false),
+    warns("TTYReset", false, "the terminal stays as it was left"),
+    warns("TTYVHangup", false, "others keep the terminal"),
     confines("TemporaryFileSystem", false),
-    warns("TimeoutAbortSec", false, "TimeoutStopSec= holds"),
-    warns("TimeoutStartFailureMode", false, "the processes are terminated"),
-    warns("TimeoutStopFailureMode", false, "the processes are killed"),
     warns("TimerSlackNSec", false, SCHEDULER),
+    Row { directive: "Transparent", applied: false, without: SOCKET },
+    warns("WakeSystem", false, "the machine does not sleep"),
 ];
 
 /// The kinds of units that are read, and whether PID 1 runs them. The others are not even read.
 const KINDS: &[(UnitType, bool)] = &[
     (UnitType::Service, true),
     (UnitType::Target, true),
-    (UnitType::Timer, false),
-    (UnitType::Socket, false),
-    (UnitType::Mount, false),
-    (UnitType::Path, false),
-    (UnitType::Slice, false),
+    (UnitType::Timer, true),
+    (UnitType::Socket, true),
+    (UnitType::Mount, true),
+    (UnitType::Path, true),
+    (UnitType::Slice, true),
 ];
 
 /// What comes of a directive, for lists.
@@ -159,8 +162,18 @@ pub fn directives() -> impl Iterator<Item = (&'static str, &'static str, State)>
     crate::directive::all()
 }
 
+/// Commands of a socket unit: its descriptors are opened by PID 1 at once.
+static SOCKET_COMMAND: Row = Row {
+    directive: "Exec…",
+    applied: false,
+    without: Without::Refuse("sockets run no commands; let the service do it"),
+};
+
 /// The row of a directive that is read; those without one have no caveat.
-pub(crate) fn row(directive: &str) -> Option<&'static Row> {
+pub(crate) fn row(kind: UnitType, directive: &str) -> Option<&'static Row> {
+    if kind == UnitType::Socket && directive.starts_with("Exec") && !directive.ends_with("Paths") {
+        return Some(&SOCKET_COMMAND);
+    }
     let index = DIRECTIVES
         .binary_search_by(|row| row.directive.cmp(directive))
         .ok()?;
@@ -182,7 +195,7 @@ pub fn is_run(kind: UnitType) -> bool {
 /// Whether PID 1 carries a directive out, of those that are read.
 #[must_use]
 pub fn is_applied(directive: &str) -> bool {
-    row(directive).is_none_or(|row| row.applied)
+    row(UnitType::Service, directive).is_none_or(|row| row.applied)
 }
 
 #[cfg(test)]
@@ -205,7 +218,7 @@ mod tests {
         let parts: Vec<_> = crate::directive::confinement_names().collect();
         assert!(parts.len() > 40);
         for directive in parts {
-            assert!(row(directive).is_some(), "{directive}");
+            assert!(row(UnitType::Service, directive).is_some(), "{directive}");
         }
     }
 }

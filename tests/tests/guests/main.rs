@@ -14,5 +14,6 @@ mod network;
 mod power_cuts;
 mod reset;
 mod supervisor;
+mod units;
 mod update;
 mod verified_boot;

@@ -1,14 +1,15 @@
 //! The processes of units: started, followed, counted, and gone.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use orlop_sys::kmsg::Priority;
-use orlop_unit::{KillMode, NotifyAccess, ProcessEnd, UnitId};
+use orlop_unit::{Edge, KillMode, NotifyAccess, OomPolicy, Preserve, ProcessEnd, UnitId};
 
 use super::{Manager, Owner, log};
 use crate::service::{Input, Phase, Role, Run};
 use crate::spawn::{self, Surroundings};
 use crate::streams::JOURNAL_UNIT;
+use crate::trigger::Trigger;
 use crate::{cgroup, notify};
 
 impl Manager {
@@ -29,6 +30,7 @@ impl Manager {
         let Some(run) = &entry.run else { return true };
         let alone = run.main.is_none() && run.control.is_none();
         match &entry.cgroup {
+            Some((path, _)) if run.is_leaderless() => !cgroup::is_populated(path),
             Some((path, _)) => match run.service().kill_mode {
                 KillMode::Process | KillMode::None => alone || !cgroup::is_populated(path),
                 KillMode::ControlGroup | KillMode::Mixed => alone && !cgroup::is_populated(path),
@@ -37,7 +39,8 @@ impl Manager {
         }
     }
 
-    pub(super) fn release(&mut self, id: UnitId) {
+    /// Nothing of the unit runs any more.
+    pub(super) fn release(&mut self, id: UnitId, restarting: bool) {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
@@ -45,9 +48,59 @@ impl Manager {
         if let Some((path, _)) = entry.cgroup.take() {
             cgroup::remove(&path);
         }
-        if let Some(run) = &entry.run {
-            spawn::remove_runtime_directories(run.service());
+        if !restarting {
+            entry.store.clear();
+            entry.connection = None;
         }
+        if let Some(run) = &entry.run {
+            let keeps = match run.service().runtime_directory_preserve {
+                Preserve::No => false,
+                Preserve::Yes => true,
+                Preserve::Restart => restarting,
+            };
+            if !keeps {
+                spawn::remove_runtime_directories(run.service());
+            }
+        }
+    }
+
+    /// The process that the first one of `Type=forking` left behind as the main one: that of the PID file, or the only child of ours.
+    pub(super) fn find_main(&mut self, id: UnitId) -> Option<i32> {
+        let entry = self.entry(id)?;
+        let (path, _) = entry.cgroup.as_ref()?;
+        let service = entry.run.as_ref()?.service();
+        let found = match &service.pid_file {
+            Some(file) => {
+                let pid = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+                let is_ours = cgroup::holds(path, pid) && parent_of(pid) == Some(1);
+                if !is_ours {
+                    let text = format!("PIDFile={file}: process {pid} is none of its own");
+                    self.log(Priority::Warning, id, &text);
+                    return None;
+                }
+                pid
+            }
+            None if service.guess_main_pid => {
+                const MOST: usize = 256;
+                let mut own = cgroup::processes(path, MOST)
+                    .into_iter()
+                    .filter(|pid| parent_of(*pid) == Some(1));
+                let only = own.next()?;
+                if own.next().is_some() {
+                    return None;
+                }
+                only
+            }
+            None => return None,
+        };
+        self.adopt_main(id, found);
+        Some(found)
+    }
+
+    fn adopt_main(&mut self, id: UnitId, pid: i32) {
+        let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let owner = Owner::Unit(id, Role::Main, program.trim().to_owned());
+        self.processes.insert(pid, owner);
     }
 
     pub(super) fn spawn(
@@ -84,8 +137,25 @@ impl Manager {
                 failure(format!("cannot make the cgroup {}: {err}", path.display()))
             })?;
             entry.oom_kills = cgroup::oom_kills(&path);
-            entry.cgroup = Some((path, opened));
+            if service.oom_policy == OomPolicy::Kill {
+                let grouped = orlop_sys::cgroup::set(&path, "memory.oom.group", "1");
+                grouped.map_err(|err| failure(format!("cannot set OOMPolicy=kill: {err}")))?;
+            }
+            entry.cgroup = Some((path.clone(), opened));
+            self.watch_memory(id, &path);
         }
+        let mut passed: Vec<(String, OwnedFd)> = Vec::new();
+        if phase == Phase::Start {
+            passed = self
+                .descriptors_for(id, service.non_blocking)
+                .map_err(failure)?;
+        }
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return Err(failure("the unit is not loaded".to_owned()));
+        };
+        let Some(run) = entry.run.as_mut() else {
+            return Err(failure("the unit is no service".to_owned()));
+        };
         if entry.output.is_none() && !is_journal {
             let program = command.program.rsplit('/').next();
             let identifier = service.syslog_identifier.as_deref().or(program);
@@ -109,14 +179,34 @@ impl Manager {
         } else {
             None
         };
-        let inherit: Vec<BorrowedFd<'_>> = journal_socket.iter().map(|s| s.as_fd()).collect();
+        let names: Vec<String> = passed.iter().map(|(name, _)| name.clone()).collect();
+        let inherit: Vec<BorrowedFd<'_>> = passed
+            .iter()
+            .map(|(_, fd)| fd.as_fd())
+            .chain(journal_socket.iter().map(|s| s.as_fd()))
+            .collect();
+        let connection = entry.connection.as_ref();
+        let mut variables = variables(run, phase);
+        if let Some((address, port)) = connection.and_then(|c| c.remote.as_ref()) {
+            variables.push(("REMOTE_ADDR".to_owned(), address.clone()));
+            variables.push(("REMOTE_PORT".to_owned(), port.to_string()));
+        }
+        // A single socket is what StandardInput=socket means, accepted or not.
+        let connection = match (connection, passed.as_slice()) {
+            (Some(connection), _) => Some(connection.fd.as_fd()),
+            (None, [(_, fd)]) => Some(fd.as_fd()),
+            _ => None,
+        };
         let around = Surroundings {
             invocation: &entry.invocation,
             notify_socket: (service.notify_access != NotifyAccess::None).then_some(notify::SOCKET),
             main: run.main,
-            variables: variables(run, phase),
+            variables,
             journal: entry.output.as_ref().map(|o| o.as_fd()),
             inherit: &inherit,
+            descriptor_names: (!names.is_empty()).then_some(names.as_slice()),
+            connection,
+            watchdog: service.watchdog.filter(|_| phase == Phase::Start),
             cgroup: entry.cgroup.as_ref().map(|(_, fd)| fd.as_fd()),
         };
         let spawned = spawn::start(&unit, &service, &command, &around)?;
@@ -128,6 +218,44 @@ impl Manager {
             .insert(spawned.pid, Owner::Unit(id, role, command.program.clone()));
         self.starting.insert(spawned.pid, (id, role, spawned.start));
         Ok(())
+    }
+
+    /// What a service finds from descriptor 3 on, with names: its connection, or its sockets, and what it gave into keeping.
+    fn descriptors_for(
+        &self,
+        id: UnitId,
+        non_blocking: bool,
+    ) -> Result<Vec<(String, OwnedFd)>, String> {
+        let Some(entry) = self.entry(id) else {
+            return Ok(Vec::new());
+        };
+        let copy = |fd: &OwnedFd| {
+            fd.try_clone()
+                .map_err(|err| format!("cannot copy a descriptor: {err}"))
+        };
+        let mut list = Vec::new();
+        if let Some(connection) = &entry.connection {
+            list.push(("connection".to_owned(), copy(&connection.fd)?));
+        }
+        for socket in self.graph.related(id, Edge::TriggeredBy) {
+            let Some(Trigger::Socket(socket, open)) =
+                self.entry(socket).and_then(|e| e.trigger.as_ref())
+            else {
+                continue;
+            };
+            let Some(directives) = socket.directives().filter(|d| !d.accept) else {
+                continue;
+            };
+            for fd in open {
+                rustix::io::ioctl_fionbio(fd, non_blocking)
+                    .map_err(|err| format!("cannot set NonBlocking= on a socket: {err}"))?;
+                list.push((directives.descriptor_name.clone(), copy(fd)?));
+            }
+        }
+        for (name, fd) in &entry.store {
+            list.push((name.clone(), copy(fd)?));
+        }
+        Ok(list)
     }
 
     /// The pipes that tell how starts went, with the children's numbers.
@@ -210,15 +338,21 @@ impl Manager {
     }
 
     fn was_out_of_memory(&mut self, id: UnitId, end: ProcessEnd) -> bool {
+        let Some(entry) = self.entry(id) else {
+            return false;
+        };
+        let is_killed = matches!(end, ProcessEnd::Killed(orlop_unit::Signal::KILL));
+        entry.cgroup.is_some() && is_killed && self.has_new_oom_kill(id)
+    }
+
+    /// Whether the kernel has killed in the unit's cgroup for lack of memory since this was asked last.
+    pub(super) fn has_new_oom_kill(&mut self, id: UnitId) -> bool {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return false;
         };
         let Some((path, _)) = &entry.cgroup else {
             return false;
         };
-        if !matches!(end, ProcessEnd::Killed(orlop_unit::Signal::KILL)) {
-            return false;
-        }
         let kills = cgroup::oom_kills(path);
         let more = kills > entry.oom_kills;
         entry.oom_kills = kills;
@@ -262,8 +396,47 @@ impl Manager {
         if message.status.is_some() {
             entry.status = message.status;
         }
-        if message.ready {
-            self.feed(id, Input::Ready);
+        let most = usize::try_from(run.service().descriptor_store_max).unwrap_or(usize::MAX);
+        if let Some(name) = &message.forget_descriptors {
+            entry.store.retain(|(stored, _)| stored != name);
+        }
+        if message.store_descriptors {
+            let name = message.descriptor_name.as_deref().unwrap_or("stored");
+            for descriptor in message.descriptors {
+                if entry.store.len() < most {
+                    entry.store.push((name.to_owned(), descriptor));
+                }
+            }
+        }
+        if let Some(pid) = message.main_pid
+            && run.main != Some(pid)
+        {
+            let is_ours = entry
+                .cgroup
+                .as_ref()
+                .is_some_and(|(path, _)| cgroup::holds(path, pid));
+            if is_ours && parent_of(pid) == Some(1) {
+                self.adopt_main(id, pid);
+                self.feed(id, Input::MainProcess(pid));
+            } else {
+                let text =
+                    format!("MAINPID={pid} is no process of its own that is a child of PID 1");
+                self.log(Priority::Warning, id, &text);
+            }
+        }
+        let said = [
+            message.watchdog_interval.map(Input::WatchdogInterval),
+            message.extend.map(Input::Extend),
+            message.reloading.then_some(Input::Reloading),
+            message.ready.then_some(Input::Ready),
+            message.stopping.then_some(Input::Stopping),
+            message.keep_alive.then_some(Input::KeepAlive),
+            message
+                .watchdog_triggered
+                .then_some(Input::WatchdogTriggered),
+        ];
+        for input in said.into_iter().flatten() {
+            self.feed(id, input);
         }
         self.turn();
     }
@@ -322,6 +495,14 @@ impl Manager {
             }
         }
     }
+}
+
+/// The parent of a process.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field may hold anything, spaces and parentheses included (proc_pid_stat(5)).
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// The kernel's error in words alone; the library adds its number.

@@ -1,6 +1,6 @@
 //! What follows from the end of a process.
 
-use orlop_unit::{KillMode, ProcessEnd, ServiceResult, ServiceType};
+use orlop_unit::{KillMode, Outcome, ProcessEnd, ServiceResult, ServiceType};
 
 use super::{Action, Phase, Run, State, describe};
 
@@ -48,14 +48,17 @@ impl Run {
                 self.blame(result, text);
                 self.terminate(now_ns, actions);
             }
-            State::Running => {
+            State::Running | State::Reloading => {
                 if !clean && !ignore {
                     actions.push(Action::Log(true, text.clone()));
                     self.blame(result, text);
                 } else {
                     actions.push(Action::Log(false, text));
                 }
-                if self.result == ServiceResult::Success && self.service.remain_after_exit {
+                if self.state == State::Reloading && self.job {
+                    let text = "it ended before the reload was over".to_owned();
+                    self.stay_up(Outcome::Failed(text), now_ns, actions);
+                } else if self.result == ServiceResult::Success && self.service.remain_after_exit {
                     self.state = State::Exited;
                     self.deadline_ns = None;
                 } else {
@@ -84,6 +87,7 @@ impl Run {
             | State::Failed
             | State::Exited
             | State::AutoRestart
+            | State::Idle
             | State::Commands(Phase::Condition | Phase::StartPre) => {}
         }
     }
@@ -113,9 +117,12 @@ impl Run {
             self.skipped = Some(text);
             self.terminate(now_ns, actions);
         } else if phase == Phase::Start {
-            // Type=forking: the first process has gone, the main one is in the PID file.
-            if result == ServiceResult::Success {
+            // Type=forking: the first process has gone, and has left the main one behind.
+            if (result == ServiceResult::Success || ignore) && self.main.is_some() {
                 self.start_post(now_ns, actions);
+            } else if result == ServiceResult::Success || ignore {
+                self.state = State::Awaiting;
+                actions.push(Action::FindMain);
             } else {
                 actions.push(Action::Log(true, text.clone()));
                 self.command_failed(phase, result, text, now_ns, actions);

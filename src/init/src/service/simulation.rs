@@ -63,13 +63,28 @@ fn any_unit() -> impl Strategy<Value = String> {
             "KillMode=mixed",
             "KillMode=process",
             "KillMode=none",
+            "SendSIGKILL=no",
+            "SendSIGHUP=yes",
+            "FinalKillSignal=SIGQUIT",
+            "WatchdogSec=4",
+            "TimeoutStartFailureMode=abort",
+            "TimeoutStartFailureMode=kill",
+            "TimeoutStopFailureMode=abort",
+            "TimeoutStopFailureMode=kill",
+            "OOMPolicy=continue",
+            "OOMPolicy=kill",
+            "RestartSteps=3\nRestartMaxDelaySec=10",
         ],
-        0..10,
+        0..12,
     );
     let kind = prop::sample::select(vec![
         "Type=simple\nExecStart=/bin/main",
         "Type=exec\nExecStart=-/bin/main",
         "Type=notify\nExecStart=/bin/main",
+        "Type=notify-reload\nExecStart=/bin/main",
+        "Type=idle\nExecStart=/bin/main",
+        "Type=forking\nExecStart=/bin/main",
+        "Type=forking\nExecStart=-/bin/main\nPIDFile=/run/main.pid",
         "Type=simple\nExecStart=/usr/bin/docker run thing",
         "Type=oneshot\nExecStart=/bin/one\nExecStart=-/bin/two\nExecStart=/bin/three",
     ]);
@@ -104,7 +119,14 @@ enum Happening {
     MainEnds(ProcessEnd),
     ControlEnds(ProcessEnd),
     OutOfMemory,
+    OutOfMemoryWithin,
     Ready,
+    Reloading,
+    Stopping,
+    KeepAlive,
+    WatchdogTriggered,
+    Extend(u64),
+    Turn,
     HandOver,
     /// A process of the unit forks, and stays behind.
     Straggler,
@@ -125,7 +147,14 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         5 => any_end().prop_map(MainEnds),
         5 => any_end().prop_map(ControlEnds),
         1 => Just(OutOfMemory),
+        1 => Just(OutOfMemoryWithin),
         2 => Just(Ready),
+        1 => Just(Reloading),
+        1 => Just(Stopping),
+        1 => Just(KeepAlive),
+        1 => Just(WatchdogTriggered),
+        1 => (0_u64..9).prop_map(Extend),
+        1 => Just(Turn),
         2 => Just(HandOver),
         1 => Just(Straggler),
         1 => Just(StragglersEnd),
@@ -187,10 +216,21 @@ impl World {
         self.processes.iter().any(|p| Some(p.pid) == pid)
     }
 
+    /// What cannot be killed for good may outlive its service.
+    fn may_leave_processes(&self) -> bool {
+        let service = self.run.service();
+        service.kill_mode == KillMode::None
+            || !service.send_sigkill
+            || service.final_kill_signal != Signal::KILL
+    }
+
     /// As the supervisor finds it out from the kernel, by `KillMode=`.
     fn is_empty(&self) -> bool {
         let alone = self.run.main.is_none() && self.run.control.is_none();
         let populated = self.stragglers || !self.processes.is_empty();
+        if self.run.is_leaderless() {
+            return !populated;
+        }
         match self.run.service().kill_mode {
             KillMode::Process | KillMode::None => alone || !populated,
             KillMode::ControlGroup | KillMode::Mixed => alone && !populated,
@@ -243,7 +283,7 @@ impl World {
                     .filter(|p| p.role == role && !p.is_doomed)
                     .collect();
                 // KillMode=none lets its processes go on, whatever comes.
-                let is_left = self.run.service().kill_mode == KillMode::None;
+                let is_left = self.may_leave_processes();
                 assert!(
                     rivals.is_empty() || is_left,
                     "two {role:?} processes at once: {:#?}",
@@ -306,7 +346,22 @@ impl World {
             }
             Action::WentDown => assert_eq!(self.job, None, "a job is forgotten: {:#?}", self.log),
             Action::Restart => self.restart_is_due = true,
-            Action::Release | Action::Log(..) => {}
+            Action::FindMain => {
+                if !self.stragglers || !self.fortune() {
+                    return Some(Input::MainFound(None));
+                }
+                // What stayed behind is a daemon.
+                self.stragglers = false;
+                self.last_pid += 1;
+                let pid = self.last_pid;
+                self.processes.push(Process {
+                    pid,
+                    role: Role::Main,
+                    is_doomed: false,
+                });
+                return Some(Input::MainFound(Some(pid)));
+            }
+            Action::Release { .. } | Action::Log(..) => {}
         }
         None
     }
@@ -345,10 +400,14 @@ impl World {
         let timer = self.run.deadline_ns().is_some();
         let is_fine = match self.run.state {
             State::Dead | State::Failed => !timer && !main && !control && self.job.is_none(),
-            State::Running => main,
+            State::Running | State::Reloading => {
+                main || self.run.is_leaderless() && !self.is_empty()
+            }
+            State::Idle => timer,
+            State::Awaiting if self.run.is_leaderless() => timer || !self.is_empty(),
             State::Exited => self.run.service().remain_after_exit && !timer,
             State::Awaiting => main,
-            State::Commands(Phase::Start) => main,
+            State::Commands(Phase::Start) => main || control,
             State::Commands(_) => control,
             State::Terminating | State::Killing => {
                 timer || !self.is_empty() && (self.stragglers || !self.processes.is_empty())
@@ -365,7 +424,7 @@ impl World {
     fn job(&mut self, job: Job) {
         let input = match job {
             Job::Start => Input::Start,
-            Job::Stop => Input::Stop,
+            Job::Stop => Input::Stop { restarting: false },
             Job::Reload => Input::Reload,
         };
         self.job = Some(job);
@@ -403,7 +462,16 @@ impl World {
                     self.end(pid, ProcessEnd::Killed(Signal::KILL));
                 }
             }
+            Happening::OutOfMemoryWithin => self.feed(Input::OutOfMemoryWithin),
             Happening::Ready => self.feed(Input::Ready),
+            Happening::Reloading => self.feed(Input::Reloading),
+            Happening::Stopping => self.feed(Input::Stopping),
+            Happening::KeepAlive => self.feed(Input::KeepAlive),
+            Happening::WatchdogTriggered => self.feed(Input::WatchdogTriggered),
+            Happening::Extend(seconds) => {
+                self.feed(Input::Extend(Duration::from_secs(*seconds)));
+            }
+            Happening::Turn => self.feed(Input::Turn),
             Happening::HandOver => self.hand_over(),
             Happening::Straggler => self.stragglers |= !self.processes.is_empty(),
             Happening::StragglersEnd => {
@@ -491,7 +559,8 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.job, None);
         prop_assert!(world.run.deadline_ns().is_none());
-        let forgiving = matches!(world.run.service().kill_mode, KillMode::None | KillMode::Process);
+        let forgiving =
+            world.may_leave_processes() || world.run.service().kill_mode == KillMode::Process;
         prop_assert!(forgiving || world.processes.is_empty() && !world.stragglers);
     }
 
@@ -516,7 +585,14 @@ proptest! {
             match (world.run.control, world.run.main) {
                 (Some(_), _) => world.happen(&Happening::ControlEnds(end)),
                 (None, Some(_)) => world.happen(&Happening::MainEnds(end)),
-                (None, None) => world.happen(&Happening::StragglersEnd),
+                (None, None) if world.run.is_idle() => world.happen(&Happening::Turn),
+                (None, None) => {
+                    // One of a run before may be there still.
+                    if let Some(process) = world.processes.first().copied() {
+                        world.end(process.pid, end);
+                    }
+                    world.happen(&Happening::StragglersEnd);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orlop_unit::{ActiveState, Outcome, ServiceResult, ServiceType};
 
-use super::{Action, Phase, Role, Run, State, after};
+use super::{Action, IDLE_WAIT, PID_FILE_WAIT, Phase, Role, Run, State, after};
 
 impl Run {
     /// `docker run` of a plain unit file counts as started when its container is, like a `.container` file's.
@@ -27,8 +27,8 @@ impl Run {
     pub(super) fn start(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.job = true;
         match self.state {
-            State::Running | State::Exited => {
-                actions.push(Action::Report(ActiveState::Active, Outcome::Done));
+            State::Running | State::Reloading | State::Exited => {
+                actions.push(Action::Report(self.active_state(), Outcome::Done));
                 self.job = false;
             }
             State::Dead | State::Failed | State::AutoRestart => {
@@ -39,6 +39,11 @@ impl Run {
                 self.started = false;
                 self.stop_requested = false;
                 self.start_next = false;
+                self.restarting = false;
+                self.has_aborted = false;
+                self.leaderless = false;
+                self.had_turn = false;
+                self.watchdog_interval = None;
                 self.deadline_ns = after(now_ns, self.start_timeout());
                 self.enter(Phase::Condition, 0, now_ns, actions);
             }
@@ -49,6 +54,7 @@ impl Run {
                 | Phase::StartPost
                 | Phase::Reload,
             )
+            | State::Idle
             | State::Awaiting => {}
             State::Commands(Phase::Stop | Phase::StopPost)
             | State::Terminating
@@ -70,8 +76,14 @@ impl Run {
         now_ns: u64,
         actions: &mut Vec<Action>,
     ) {
-        self.state = State::Commands(phase);
         self.index = index;
+        if phase == Phase::Start && self.service.service_type == ServiceType::Idle && !self.had_turn
+        {
+            self.state = State::Idle;
+            self.retry_ns = after(now_ns, Some(IDLE_WAIT));
+            return;
+        }
+        self.state = State::Commands(phase);
         if index < self.commands(phase).len() {
             let role = if phase == Phase::Start && self.service.service_type != ServiceType::Forking
             {
@@ -93,6 +105,14 @@ impl Run {
         }
     }
 
+    /// `Type=idle`: nobody else is to be let go first any more.
+    pub(super) fn turn(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        if self.is_idle() {
+            self.had_turn = true;
+            self.enter(Phase::Start, 0, now_ns, actions);
+        }
+    }
+
     pub(super) fn start_post(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.started = true;
         self.enter(Phase::StartPost, 0, now_ns, actions);
@@ -106,13 +126,16 @@ impl Run {
             return;
         }
         self.ends_ns = after(now_ns, self.service.runtime_max);
+        if self.main.is_some() {
+            self.watchdog_ns = after(now_ns, self.watchdog());
+        }
         self.stay_up(Outcome::Done, now_ns, actions);
     }
 
     /// Goes on as a service that is up, where there is still something that is; reports the job's outcome.
     pub(super) fn stay_up(&mut self, outcome: Outcome, now_ns: u64, actions: &mut Vec<Action>) {
         let is_good = self.result == ServiceResult::Success;
-        if self.main.is_some() {
+        if self.main.is_some() || (is_good && self.leaderless) {
             self.state = State::Running;
             self.deadline_ns = self.ends_ns.map(|end| end.max(now_ns));
         } else if is_good && self.service.remain_after_exit {
@@ -203,8 +226,34 @@ impl Run {
         }
     }
 
+    /// What `Type=forking` left behind.
+    pub(super) fn main_found(&mut self, pid: Option<i32>, now_ns: u64, actions: &mut Vec<Action>) {
+        if !self.seeks_main() {
+            return;
+        }
+        match pid {
+            Some(pid) => {
+                self.main = Some(pid);
+                self.start_post(now_ns, actions);
+            }
+            None if self.service.pid_file.is_some() => {
+                self.retry_ns = after(now_ns, Some(PID_FILE_WAIT));
+            }
+            // It lasts as long as any of its processes.
+            None => {
+                self.leaderless = true;
+                self.start_post(now_ns, actions);
+            }
+        }
+    }
+
     pub(super) fn main_process(&mut self, pid: i32, now_ns: u64, actions: &mut Vec<Action>) {
         self.main = Some(pid);
+        self.leaderless = false;
+        if self.seeks_main() {
+            self.start_post(now_ns, actions);
+            return;
+        }
         if matches!(self.state, State::Awaiting | State::Commands(Phase::Start))
             && self.waits_for_hand_over()
         {
@@ -226,6 +275,11 @@ impl Run {
         self.job = true;
         if self.state == State::Running || self.state == State::Exited {
             self.deadline_ns = after(now_ns, self.start_timeout());
+            if self.service.service_type == ServiceType::NotifyReload && self.main.is_some() {
+                actions.push(Action::SignalMain(self.service.reload_signal));
+                self.state = State::Reloading;
+                return;
+            }
             self.enter(Phase::Reload, 0, now_ns, actions);
         } else {
             self.job = false;

@@ -4,20 +4,19 @@
 //! the kernel without the C library, whose `errno` would be the parent's.
 
 use std::arch::asm;
+use std::cell::Cell;
 use std::ffi::{CString, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use super::{Exec, Limit, Step};
+use super::{Exec, Limit, MOST_INHERITED, Step};
 use crate::clone::{CloneArgs, CloneFlags};
 
 /// The child's stack in units of 16 bytes, the alignment that the ABI wants: 16 KiB.
 const STACK: usize = 1024;
-/// Numbers from here on are free for copies of descriptors.
-const ROOM: i32 = 64;
-/// The most descriptors that are passed on.
-const MOST_INHERITED: usize = 16;
+/// Numbers from here on are free for copies of descriptors: above those that they are put at.
+const ROOM: i32 = 256;
 
 /// All that the child reads.
 #[derive(Debug)]
@@ -36,6 +35,9 @@ pub(super) struct Plan {
     controlling_terminal: bool,
     no_new_privileges: bool,
     ignored: &'static [i32],
+    ignore_broken_pipes: bool,
+    /// Variables of the environment that the child completes with its own number.
+    pid_texts: Vec<Box<[Cell<u8>]>>,
     report: i32,
     stack: Vec<MaybeUninit<u128>>,
     /// What `argv` and `envp` point into.
@@ -47,11 +49,22 @@ impl Plan {
     pub(super) fn new(exec: Exec<'_>, ignored: &'static [i32], report: &OwnedFd) -> Self {
         let mut stack = Vec::with_capacity(STACK);
         stack.resize(STACK, MaybeUninit::uninit());
+        let pid_texts: Vec<Box<[Cell<u8>]>> = exec
+            .pid_variables
+            .iter()
+            .map(|name| pid_text(name))
+            .collect();
+        let mut envp = terminated(&exec.envp);
+        envp.pop();
+        envp.extend(pid_texts.iter().map(|text| text.as_ptr().cast()));
+        envp.push(std::ptr::null());
         Self {
             program: exec.program,
             directory: exec.directory,
             argv: terminated(&exec.argv),
-            envp: terminated(&exec.envp),
+            envp,
+            pid_texts,
+            ignore_broken_pipes: exec.ignore_broken_pipes,
             stdio: exec.stdio.map(|fd| fd.as_raw_fd()),
             inherit: exec
                 .inherit
@@ -70,6 +83,37 @@ impl Plan {
             report: report.as_raw_fd(),
             stack,
             _strings: [exec.argv, exec.envp],
+        }
+    }
+}
+
+/// The most digits of a process' number (`PID_MAX_LIMIT` of `include/linux/threads.h` is 2^22).
+const PID_DIGITS: usize = 10;
+
+/// `NAME=`, with room for a number and the end.
+fn pid_text(name: &str) -> Box<[Cell<u8>]> {
+    let bytes = name.bytes().chain(std::iter::once(b'='));
+    let room = std::iter::repeat_n(0, PID_DIGITS + 1);
+    bytes.chain(room).map(Cell::new).collect()
+}
+
+/// Writes the caller's own number behind each `NAME=`.
+fn complete_pid_texts(plan: &Plan) {
+    if plan.pid_texts.is_empty() {
+        return;
+    }
+    let mut rest = call(libc::SYS_getpid, []);
+    let mut digits = [0_u8; PID_DIGITS];
+    let mut count = 0;
+    while let Some(digit) = digits.get_mut(count).filter(|_| rest > 0 || count == 0) {
+        *digit = b'0'.saturating_add(u8::try_from(rest % 10).unwrap_or(0));
+        rest /= 10;
+        count += 1;
+    }
+    for text in &plan.pid_texts {
+        let start = text.len().saturating_sub(PID_DIGITS + 1);
+        for (to, digit) in text.iter().skip(start).zip(digits.iter().take(count).rev()) {
+            to.set(*digit);
         }
     }
 }
@@ -205,7 +249,8 @@ fn become_program(plan: &Plan, report: &mut i32) -> (Step, i32) {
 }
 
 fn prepare(plan: &Plan, report: &mut i32) -> Result<(), (Step, i32)> {
-    default_signals(plan.ignored);
+    default_signals(plan.ignored, plan.ignore_broken_pipes);
+    complete_pid_texts(plan);
     attempt(Step::Session, libc::SYS_setsid, [])?;
     *report = move_descriptors(plan)?;
     if plan.controlling_terminal {
@@ -261,12 +306,15 @@ fn prepare(plan: &Plan, report: &mut i32) -> Result<(), (Step, i32)> {
 }
 
 /// Signals that are ignored or blocked stay so over execve(2): undo what the parent has set. Handlers are gone with `CLONE_CLEAR_SIGHAND`.
-fn default_signals(ignored: &[i32]) {
+fn default_signals(ignored: &[i32], ignore_broken_pipes: bool) {
     /// `struct sigaction` of the kernel's x86-64 interface: handler, flags, restorer, mask; all zero is the default action.
     const DEFAULT: [u64; 4] = [0; 4];
     /// The size of the kernel's signal sets in bytes.
     const SET: u64 = 8;
     for signal in ignored {
+        if ignore_broken_pipes && *signal == libc::SIGPIPE {
+            continue;
+        }
         call(
             libc::SYS_rt_sigaction,
             [signed(*signal), pointer(DEFAULT.as_ptr()), 0, SET],

@@ -107,6 +107,7 @@ fn input(text: &str) -> Option<Input> {
         "tty-force" => Input::TtyForce,
         "tty-fail" => Input::TtyFail,
         "data" => Input::Data(Vec::new()),
+        "socket" => Input::Socket,
         _ => Input::File(absolute(text.strip_prefix("file:")?)?),
     })
 }
@@ -119,6 +120,7 @@ fn output(text: &str) -> Option<Output> {
         "journal+console" | "syslog+console" => Output::JournalAndConsole,
         "kmsg" | "kmsg+console" => Output::KernelLog,
         "tty" => Output::Tty,
+        "socket" => Output::Socket,
         _ => match text.split_once(':')? {
             ("file", path) => Output::File(absolute(path)?),
             ("append", path) => Output::Append(absolute(path)?),

@@ -86,6 +86,12 @@ impl<'a> Edges<'a> {
                 }
             }
             Kind::Service(service) => {
+                if let Some(slice) = &service.slice {
+                    self.all(&[
+                        (Relation::Requires, slice.as_str()),
+                        (Relation::After, slice.as_str()),
+                    ]);
+                }
                 for socket in &service.sockets {
                     self.all(&[
                         (Relation::Wants, socket.as_str()),
@@ -167,7 +173,7 @@ impl<'a> Edges<'a> {
 }
 
 /// Where the last runs of persistent timers are kept.
-const TIMER_STAMPS: &str = "/var/lib/systemd/timers";
+const TIMER_STAMPS: &str = "/var/lib/orlop/timers";
 
 /// Slices have no files as a rule: those that are named come into being by their name.
 pub(super) fn is_made_by_name(name: &UnitName) -> bool {

@@ -76,7 +76,7 @@ fn a_timer_starts_its_namesake_at_all_its_times() {
     ] {
         assert!(has(&unit, relation, on), "{relation:?} {on}");
     }
-    assert_eq!(unit.requires_mounts_for, ["/var/lib/systemd/timers"]);
+    assert_eq!(unit.requires_mounts_for, ["/var/lib/orlop/timers"]);
 }
 
 #[test]

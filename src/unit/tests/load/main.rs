@@ -527,17 +527,22 @@ fn conditions_keep_their_marks_and_reset() {
 }
 
 #[test]
-fn other_unit_types_are_named_as_unsupported() {
+fn what_is_not_supported_is_named_with_its_place() {
     let store = MemoryStore::new()
-        .file("/etc/systemd/system/a.timer", "[Timer]\nOnBootSec=1\n")
+        .file(
+            "/etc/systemd/system/a.socket",
+            "[Socket]\nListenStream=80\nExecStartPre=/bin/true\n",
+        )
         .file("/etc/systemd/system/a.swap", "[Swap]\nWhat=/dev/vdb\n");
     assert_eq!(
         messages(&load(&store, "a.swap")),
         ["/etc/systemd/system/a.swap: error: swap units are not supported"]
     );
     assert_eq!(
-        messages(&load(&store, "a.timer")),
-        ["/etc/systemd/system/a.timer: error: timer units are not run by this supervisor"]
+        messages(&load(&store, "a.socket")),
+        [
+            "/etc/systemd/system/a.socket:3:1: error: ExecStartPre= is not supported (sockets run no commands; let the service do it), so the unit is not loaded"
+        ]
     );
 }
 

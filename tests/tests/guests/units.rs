@@ -1,0 +1,207 @@
+//! Every kind of unit, the ways in which services live and die, and a PID 1 that is replaced while all of it runs.
+
+use orlop_tests::Scenario;
+
+const USER_DATA: &str = include_str!("units.yaml");
+
+/// What scripts in the guest begin with: properties of units, and a wait of at most a minute for something to become true.
+const PRELUDE: &str = "\
+show() { systemctl show $1 | sed -n \"s/.*\\\"$2\\\": \\\"\\{0,1\\}\\([^\\\",]*\\)\\\"\\{0,1\\},\\{0,1\\}$/\\1/p\"; }
+until_true() { n=600; until eval \"$1\"; do n=$((n - 1)); [ $n -gt 0 ] || { echo \"never: $1\"; return 1; }; sleep 0.1; done; }
+say() { exec 3<>/dev/tcp/127.0.0.1/$1; shift; echo \"$@\" >&3; }
+";
+
+fn as_root(script: &str) -> String {
+    format!("sudo bash -s 2>&1 <<'END'\n{PRELUDE}{script}\nexit 0\nEND")
+}
+
+/// Runs `script` as root; it prints just these lines.
+fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str]) {
+    scenario.command(sentence, &as_root(script), |text| {
+        text.lines().eq(lines.iter().copied())
+    });
+}
+
+#[test]
+fn units_of_every_kind_do_their_work() {
+    let mut rigging = Scenario::start("test-kinds", USER_DATA, |_| Ok(()));
+    rigging.need("the machine comes up and lets its operator in", |guest| {
+        guest.wait_for_ssh().map(|_| ())
+    });
+    what_starts_others(&mut rigging);
+    mounts_and_slices(&mut rigging);
+    services_of_every_type(&mut rigging);
+    memory_and_processes(&mut rigging);
+    looking_is_no_loading(&mut rigging);
+    rigging.cut_power();
+    rigging.finish();
+}
+
+fn what_starts_others(rigging: &mut Scenario) {
+    prints(
+        rigging,
+        "a timer starts its unit again and again, in its time",
+        "systemctl start beat.timer; show beat.timer sub
+         until_true '[ $(wc -l </run/beat) -ge 3 ]'
+         awk 'NR > 1 { if ($1 - before < 1.9) early = 1 } { before = $1 } END { print early + 0 }' /run/beat
+         systemctl stop beat.timer; systemctl is-active beat.timer",
+        &["waiting", "0", "inactive"],
+    );
+    prints(
+        rigging,
+        "a persistent timer catches up once what it missed while it was off",
+        "systemctl start missed.timer
+         until_true '[ -e /var/lib/orlop/timers/stamp-missed.timer ]'
+         systemctl stop missed.timer; ls /run/missed 2>&1
+         touch -d @1000000000 /var/lib/orlop/timers/stamp-missed.timer
+         systemctl start missed.timer
+         until_true '[ -e /run/missed ]'; sleep 1; cat /run/missed
+         [ $(stat -c %Y /var/lib/orlop/timers/stamp-missed.timer) -gt 1000000000 ] && echo kept",
+        &["ls: /run/missed: No such file or directory", "ran", "kept"],
+    );
+    prints(
+        rigging,
+        "a service is started by the first connection, and gets its sockets with their names",
+        "systemctl start ask.socket; show ask.socket sub; systemctl is-active ask.service
+         stat -c '%A %F' /run/ask.sock
+         say 7001 hello; until_true '[ -s /run/ask ]'; cat /run/ask | sed 's/ *$//'
+         systemctl is-active ask.service; show ask.socket sub
+         systemctl stop ask.service; show ask.socket sub; systemctl stop ask.socket; systemctl is-active ask.service",
+        &[
+            "listening",
+            "inactive",
+            "srw------- socket",
+            "2 ask:ask mine 3 4",
+            "active",
+            "running",
+            "running",
+            "inactive",
+        ],
+    );
+    prints(
+        rigging,
+        "each connection has an instance of its own, up to MaxConnections=, and leaves nothing behind",
+        "before=$(systemctl list-units --all | wc -l)
+         systemctl start echo.socket
+         exec 4<>/dev/tcp/127.0.0.1/7002; echo one >&4; head -n 1 <&4
+         exec 5<>/dev/tcp/127.0.0.1/7002; echo two >&5; head -n 1 <&5
+         exec 6<>/dev/tcp/127.0.0.1/7002; cat <&6 | wc -c
+         systemctl list-units | grep -c '^echo@.*running\\|^echo@.*active'
+         echo bye >&4; echo bye >&5; exec 4>&- 5>&-
+         until_true '! systemctl list-units --all | grep -q ^echo@' && echo gone
+         systemctl stop echo.socket",
+        &["127.0.0.1 said one", "127.0.0.1 said two", "0", "2", "gone"],
+    );
+    prints(
+        rigging,
+        "a path unit starts its service for what appears and for what changes",
+        "systemctl start letters.path mirror.path; show letters.path sub
+         echo dear >/run/.one; mv /run/.one /run/letters/one; until_true '[ ! -e /run/letters/one ]'; cat /run/read
+         until_true '[ \"$(show letters.path sub)\" = waiting ]'; touch /run/letters/two; until_true '[ ! -e /run/letters/two ]'
+         echo first >/run/original; until_true 'grep -q first /run/copies'
+         until_true '[ \"$(show mirror.path sub)\" = waiting ]'
+         echo second >/run/original; until_true 'grep -q second /run/copies' && echo mirrored
+         systemctl stop letters.path mirror.path",
+        &["waiting", "dear", "mirrored"],
+    );
+}
+
+fn mounts_and_slices(rigging: &mut Scenario) {
+    prints(
+        rigging,
+        "a service has the mount and the slice that it needs, and their limits",
+        "systemctl start inside.service; cat /run/inside; show run-hold.mount sub
+         cat /sys/fs/cgroup/deck.slice/deck-upper.slice/pids.max /sys/fs/cgroup/deck.slice/deck-upper.slice/memory.max
+         wc -l </sys/fs/cgroup/deck.slice/deck-upper.slice/inside.service/cgroup.procs
+         systemctl stop run-hold.mount; systemctl is-active inside.service run-hold.mount; grep -c ' /run/hold ' /proc/mounts",
+        &["1", "mounted", "20", "67108864", "1", "inactive", "inactive", "0"],
+    );
+    prints(
+        rigging,
+        "a mount that is in use stays, and the one who asked is told; one that others take away is down",
+        "systemctl start run-hold.mount; cd /run/hold; systemctl stop run-hold.mount >/dev/null 2>&1; echo $?
+         systemctl is-active run-hold.mount; cd /; umount /run/hold
+         until_true '[ \"$(systemctl is-active run-hold.mount)\" = inactive ]' && echo noticed",
+        &["1", "active", "noticed"],
+    );
+}
+
+fn services_of_every_type(rigging: &mut Scenario) {
+    prints(
+        rigging,
+        "the main process of a daemon is that of its PID file, or its only one",
+        "systemctl start daemon.service; [ $(show daemon.service main_pid) = $(cat /run/daemon.pid) ] && echo known
+         old=$(cat /run/daemon.pid); rm /run/daemon.pid; kill -9 $old
+         until_true '[ -s /run/daemon.pid ] && [ \"$(show daemon.service main_pid)\" = \"$(cat /run/daemon.pid)\" ]' && echo again
+         systemctl stop daemon.service; pgrep -f 'sleep 77777' | wc -l
+         systemctl start lone.service; tr '\\0' ' ' </proc/$(show lone.service main_pid)/cmdline; echo
+         systemctl stop lone.service; systemctl is-active lone.service",
+        &["known", "again", "0", "sleep 66666 ", "inactive"],
+    );
+    prints(
+        rigging,
+        "a service that gives no sign of life is ended by its watchdog",
+        "systemctl start bitten.service; systemctl is-active bitten.service
+         until_true '[ \"$(systemctl is-active bitten.service)\" = failed ]'; show bitten.service result",
+        &["active", "watchdog"],
+    );
+    prints(
+        rigging,
+        "delays before restarts grow as RestartSteps= says",
+        "systemctl start slow.service; until_true '[ $(show slow.service restarts) -ge 4 ]'
+         journalctl --no-pager -o cat -u slow.service | grep -o 'restart [1-4] in [0-9.]*ms'; systemctl stop slow.service",
+        &[
+            "restart 1 in 100ms",
+            "restart 2 in 200ms",
+            "restart 3 in 400ms",
+            "restart 4 in 800ms",
+        ],
+    );
+    prints(
+        rigging,
+        "Type=idle lets other jobs go first",
+        "systemctl --no-block start busy.service; systemctl start idler.service
+         until_true '[ -e /run/idler ]'; cat /run/idler",
+        &["busy was first"],
+    );
+    prints(
+        rigging,
+        "what is upheld comes back, and OnSuccess= follows a good end",
+        "systemctl start holder.service; until_true '[ \"$(systemctl is-active upheld.service)\" = active ]'
+         old=$(show upheld.service main_pid); kill -TERM $old
+         until_true 'new=$(show upheld.service main_pid); [ -n \"$new\" ] && [ \"$new\" != $old ] && [ \"$new\" != null ]' && echo upheld
+         systemctl stop holder.service upheld.service; until_true '[ -e /run/after ]'; cat /run/after",
+        &["upheld", "after"],
+    );
+}
+
+fn memory_and_processes(rigging: &mut Scenario) {
+    prints(
+        rigging,
+        "a process that the kernel kills for memory ends its unit, and is told as such",
+        "systemctl start glutton.service
+         until_true '[ \"$(systemctl is-active glutton.service)\" = failed ]'; show glutton.service result",
+        &["oom-kill"],
+    );
+    prints(
+        rigging,
+        "a fork bomb in a unit with TasksMax= leaves the rest responsive, and is stopped",
+        "systemctl start bomb.service
+         until_true '[ $(cat /sys/fs/cgroup/system.slice/bomb.service/pids.current) -ge 30 ]'
+         systemctl start upheld.service; systemctl is-active upheld.service; systemctl stop upheld.service
+         systemctl stop bomb.service; systemctl is-active bomb.service; ls -d /sys/fs/cgroup/system.slice/bomb.service 2>/dev/null",
+        &["active", "inactive"],
+    );
+}
+
+fn looking_is_no_loading(rigging: &mut Scenario) {
+    prints(
+        rigging,
+        "whoever looks at units does not make PID 1 keep them",
+        "before=$(systemctl list-units --all | wc -l)
+         for i in $(seq 30); do systemctl status echo@$i.service none$i.service >/dev/null 2>&1; done
+         systemctl is-active echo@1.service; systemctl status none.service >/dev/null 2>&1; echo $?
+         [ $(systemctl list-units --all | wc -l) = $before ] && echo same",
+        &["inactive", "4", "same"],
+    );
+}
