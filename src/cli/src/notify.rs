@@ -3,13 +3,16 @@
 use std::ffi::OsString;
 use std::io::{IoSlice, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
+
+/// The most descriptors that one message may bring.
+const MOST_PASSED: usize = 16;
 
 const HELP: &str = "Usage: systemd-notify [OPTION…] [VARIABLE=VALUE…]
 
@@ -18,6 +21,7 @@ const HELP: &str = "Usage: systemd-notify [OPTION…] [VARIABLE=VALUE…]
   --stopping        the service is about to end
   --pid[=PID]       the main process is PID, or the one that calls this
   --status=TEXT     what `systemctl status` shows
+  --fd=NUMBER       pass this descriptor along, for FDSTORE=1; may be repeated
   --no-block        do not wait until PID 1 has read it
 ";
 
@@ -25,6 +29,7 @@ const HELP: &str = "Usage: systemd-notify [OPTION…] [VARIABLE=VALUE…]
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let mut lines = Vec::new();
     let mut waits = true;
+    let mut passed = Vec::new();
     for arg in args {
         let arg = arg.to_string_lossy();
         match arg.as_ref() {
@@ -34,6 +39,16 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             "--no-block" => waits = false,
             "--pid" | "--pid=auto" | "--pid=parent" => {
                 lines.push(format!("MAINPID={}", std::os::unix::process::parent_id()));
+            }
+            other if other.starts_with("--fd=") => {
+                let number = other.strip_prefix("--fd=").and_then(|n| n.parse().ok());
+                match number.map(orlop_sys::inherited::duplicate) {
+                    Some(Ok(fd)) => passed.push(fd),
+                    _ => {
+                        eprintln!("systemd-notify: {other}: no such descriptor");
+                        return ExitCode::FAILURE;
+                    }
+                }
             }
             "-h" | "--help" => {
                 print!("{HELP}");
@@ -61,7 +76,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         eprintln!("systemd-notify: no $NOTIFY_SOCKET: the caller is no service that may notify");
         return ExitCode::FAILURE;
     };
-    match tell(&socket.to_string_lossy(), &lines.join("\n"), waits) {
+    match tell(&socket.to_string_lossy(), &lines.join("\n"), &passed, waits) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("systemd-notify: {}: {err}", socket.to_string_lossy());
@@ -71,7 +86,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
 }
 
 /// Sends the text, and waits until it was read: PID 1 finds out by the living sender whose message it is.
-fn tell(socket: &str, text: &str, waits: bool) -> std::io::Result<()> {
+fn tell(socket: &str, text: &str, passed: &[OwnedFd], waits: bool) -> std::io::Result<()> {
     let address = match socket.strip_prefix('@') {
         Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
         None => SocketAddrUnix::new(socket)?,
@@ -82,7 +97,8 @@ fn tell(socket: &str, text: &str, waits: bool) -> std::io::Result<()> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    send(fd.as_fd(), &address, text, &[])?;
+    let passed: Vec<BorrowedFd<'_>> = passed.iter().map(AsFd::as_fd).collect();
+    send(fd.as_fd(), &address, text, &passed)?;
     if waits {
         // The reader closes its copy of the write end when it is through (sd_notify(3), BARRIER=1).
         let (mut read, write) = std::io::pipe()?;
@@ -99,10 +115,10 @@ fn send(
     text: &str,
     passed: &[BorrowedFd<'_>],
 ) -> std::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !passed.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(passed));
+    if !passed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(passed)) {
+        return Err(std::io::Error::other("too many descriptors"));
     }
     let data = [IoSlice::new(text.as_bytes())];
     sendmsg_addr(fd, address, &data, &mut control, SendFlags::NOSIGNAL)?;

@@ -26,6 +26,7 @@ Commands:
   kill [-s SIGNAL] [--kill-whom=main|control|all] UNIT…
   reset-failed [UNIT…]      forget failures and start limits
   daemon-reload             read the unit files again
+  daemon-reexec             execute PID 1 anew; units, sockets and timers go on
   reboot|poweroff|halt [-f]
 ";
 
@@ -83,6 +84,9 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         "kill" => kill(&mut client, &units, &options),
         "reset-failed" => reset_failed(&mut client, &units),
         "daemon-reload" => client.call("Reload", &json!({})).map(|_| ExitCode::SUCCESS),
+        "daemon-reexec" => client
+            .call("Reexecute", &json!({}))
+            .map(|_| ExitCode::SUCCESS),
         "reboot" | "poweroff" | "halt" => shut_down(&mut client, verb, options.force),
         other => {
             eprintln!("systemctl: no command {other}; `systemctl --help` lists them");

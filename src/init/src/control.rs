@@ -74,6 +74,75 @@ impl Server {
         })
     }
 
+    /// All of it as data, for [`crate::saved`]. Descriptors that came with half a message are not part of it.
+    #[must_use]
+    pub fn save(&self) -> Value {
+        let connections: Vec<Value> = self
+            .connections
+            .iter()
+            .map(|(id, c)| {
+                json!({
+                    "id": id,
+                    "fd": c.stream.as_raw_fd(),
+                    "uid": c.uid,
+                    "pid": c.pid,
+                    "input": c.input,
+                    "output": c.output,
+                    "ends": c.ends,
+                })
+            })
+            .collect();
+        json!({
+            "listener": self.listener.as_raw_fd(),
+            "next": self.next,
+            "connections": connections,
+        })
+    }
+
+    /// Goes on with what [`Server::save`] gave; `None` when the socket itself is not there.
+    #[must_use]
+    pub fn resume(saved: &Value) -> Option<Self> {
+        let listener = UnixListener::from(crate::saved::take(saved, "listener")?);
+        let bytes = |value: Option<&Value>| -> Vec<u8> {
+            value
+                .and_then(|v| serde_json::from_value(v.clone()).ok())
+                .unwrap_or_default()
+        };
+        let mut connections = BTreeMap::new();
+        let list = saved.get("connections").and_then(Value::as_array);
+        for one in list.into_iter().flatten() {
+            let number = |field: &str| one.get(field).and_then(Value::as_u64);
+            let (Some(id), Some(fd)) = (number("id"), crate::saved::take(one, "fd")) else {
+                continue;
+            };
+            let connection = Connection {
+                stream: UnixStream::from(fd),
+                // Nobody's, rather than root's, where it is not readable.
+                uid: number("uid")
+                    .and_then(|uid| u32::try_from(uid).ok())
+                    .unwrap_or(u32::MAX),
+                pid: number("pid")
+                    .and_then(|pid| i32::try_from(pid).ok())
+                    .unwrap_or(-1),
+                input: bytes(one.get("input")),
+                descriptors: Vec::new(),
+                output: bytes(one.get("output")),
+                ends: one.get("ends").and_then(Value::as_bool).unwrap_or(false),
+            };
+            connections.insert(id, connection);
+        }
+        Some(Self {
+            listener,
+            connections,
+            next: saved.get("next").and_then(Value::as_u64).unwrap_or(0),
+        })
+    }
+
+    /// The numbers of all connections.
+    pub fn connections(&self) -> impl Iterator<Item = u64> {
+        self.connections.keys().copied()
+    }
+
     /// The socket to poll for new connections.
     #[must_use]
     pub fn listener(&self) -> BorrowedFd<'_> {

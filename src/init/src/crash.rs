@@ -1,4 +1,5 @@
-//! What becomes of a machine whose PID 1 panics or faults: a line in the log, and a reboot after a delay.
+//! What becomes of a machine whose PID 1 panics or faults: a line in the log, and another execution that goes on with the saved state.
+//! Where there is none, or that crashes again and again, a reboot after a delay.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use orlop_sys::kmsg::{self, Priority};
 /// Time to read the line where the command line has no `panic=`.
 const DELAY: Duration = Duration::from_secs(10);
 
-/// Makes a panic anywhere in PID 1 a line `panic: …` with its place in the kernel's log, then a reboot; with `orlop.rescue` on
+/// Makes a panic anywhere in PID 1 a line `panic: …` with its place in the kernel's log, then another execution
+/// of PID 1 with the state that it had, or else a reboot; with `orlop.rescue` on
 /// the kernel command line a shell on the console comes before that.
 ///
 /// A fault (`SIGSEGV`, `abort(3)`, …) does the same without the shell. None of it returns: the end of PID 1 would be a kernel panic.
@@ -24,6 +26,13 @@ pub fn install() {
         let place = panic
             .location()
             .map_or_else(String::new, |place| format!(" at {place}"));
+        kmsg::write(
+            Priority::Critical,
+            "orlop",
+            &format!("panic: {text}{place}"),
+        );
+        // Another execution goes on with what was written down, unless that is what makes it panic.
+        orlop_sys::crash::resume();
         failure::restart("panic", &format!("{text}{place}"), DELAY)
     }));
     // Without /proc, before the first mount, the delay is ours.

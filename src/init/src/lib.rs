@@ -31,6 +31,8 @@ mod notify;
 mod pid1;
 mod power_button;
 mod requests;
+mod resume;
+mod saved;
 mod service;
 pub mod setup;
 mod shutdown;
@@ -63,6 +65,9 @@ pub fn fuzz_call(bytes: &[u8]) {
 /// Runs PID 1 on the root it finds; returns only when it could not even begin.
 pub fn run() -> ExitCode {
     crash::install();
+    if let Some(left) = resume::Left::from_arguments() {
+        return ended(resume::go_on(left).and_then(pid1::Pid1::run));
+    }
     let began_ns = times::now_ns();
     for problem in mounts::mount_all() {
         kmsg::write(Priority::Warning, "orlop", &problem);
@@ -76,12 +81,14 @@ pub fn run() -> ExitCode {
         );
     }
     times::record("init.mounts", began_ns);
-    let err = match pid1::Pid1::new().and_then(pid1::Pid1::run) {
+    ended(pid1::Pid1::new().and_then(pid1::Pid1::run))
+}
+
+/// PID 1 cannot go on.
+fn ended(result: std::io::Result<Infallible>) -> ExitCode {
+    let err = match result {
         Err(err) => err,
-        Ok(never) => {
-            let never: Infallible = never;
-            match never {}
-        }
+        Ok(never) => match never {},
     };
     kmsg::write(
         Priority::Alert,

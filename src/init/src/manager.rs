@@ -5,6 +5,7 @@
 
 mod activation;
 mod processes;
+mod resume;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -111,6 +112,10 @@ pub struct Manager {
     forgettable: Vec<UnitId>,
     /// What units ask to be done to the machine, and why.
     machine_actions: VecDeque<(MachineAction, String)>,
+    /// Units of which something has changed that is not written down yet.
+    dirty: BTreeSet<UnitId>,
+    /// Names of units that were forgotten.
+    gone: Vec<String>,
     epoll: Option<Epoll>,
     memory: Option<Inotify>,
     memory_of: HashMap<WatchDescriptor, UnitId>,
@@ -148,6 +153,8 @@ impl Manager {
             idle: BTreeSet::new(),
             forgettable: Vec::new(),
             machine_actions: VecDeque::new(),
+            dirty: BTreeSet::new(),
+            gone: Vec::new(),
             epoll: None,
             memory: None,
             memory_of: HashMap::new(),
@@ -285,6 +292,7 @@ impl Manager {
         if let Some(connection) = connection {
             self.waiting.entry(job).or_default().push(connection);
         }
+        self.dirty.extend(self.jobs.iter().map(|job| job.unit));
         self.turn();
         Ok(())
     }
@@ -318,6 +326,7 @@ impl Manager {
         };
         entry.job = Some(job);
         entry.job_began_ns = now_ns;
+        self.dirty.insert(id);
         let starting = action == JobAction::Start;
         if starting && let Some(outcome) = self.unmet(id) {
             self.report(id, self.graph.state(id), outcome);
@@ -331,7 +340,6 @@ impl Manager {
             return;
         };
         if starting && is_mounted_already(run) {
-            self.feed(id, Input::Start);
             self.feed(id, Input::Adopted);
             return;
         }
@@ -553,6 +561,7 @@ impl Manager {
     /// Does what follows from a change of the unit's state: `OnFailure=` and its sisters, triggers, actions of the machine.
     fn follow(&mut self, id: UnitId) {
         let now = self.graph.state(id);
+        self.dirty.insert(id);
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
@@ -635,6 +644,11 @@ impl Manager {
                 result,
                 cause,
             } => {
+                self.dirty.insert(unit);
+                if kind == orlop_unit::JobKind::Start && result != JobResult::Done {
+                    // Its state may not have changed at all, and whoever triggered it waits.
+                    self.tell_triggers(unit);
+                }
                 let message = cause.map_or_else(String::new, |c| c.to_string());
                 match result {
                     JobResult::Done => {
@@ -730,11 +744,16 @@ impl Manager {
         for id in std::mem::take(&mut self.forgettable) {
             let is_idle = self.jobs.job_of(id).is_none() && self.graph.state(id).is_down();
             if !is_idle {
+                self.forgettable.push(id);
                 continue;
             }
-            if self.graph.forget(id)
-                && let Some(entry) = self.entries.get_mut(id.index())
-            {
+            let name = self.name(id);
+            if self.graph.forget(id) {
+                self.gone.push(name);
+            } else {
+                continue;
+            }
+            if let Some(entry) = self.entries.get_mut(id.index()) {
                 if let Some(due_ns) = entry.due_ns {
                     self.due.remove(&(due_ns, id));
                 }
@@ -748,6 +767,7 @@ impl Manager {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
+        self.dirty.insert(id);
         entry.starts_ns.clear();
         entry.failure = None;
         if self.graph.state(id) == ActiveState::Failed {

@@ -15,6 +15,7 @@ use orlop_unit::{MachineAction, Mode, ProcessEnd, Request, UnitName, Urgency};
 use crate::control::Server;
 use crate::manager::{Manager, Owner};
 use crate::power_button::PowerButtons;
+use crate::saved::Log;
 use crate::shutdown::{self, words};
 use crate::teardown::Action;
 use crate::trial::Trial;
@@ -46,7 +47,7 @@ const CRASH: &str = "orlop.crash";
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+pub(crate) enum Ending {
     /// Units stop in reverse order.
     Ordered,
     /// What has no part in that order stops as well.
@@ -59,16 +60,26 @@ pub struct Pid1 {
     pub(crate) manager: Manager,
     pub(crate) control: Option<Server>,
     pub(crate) callers: BTreeMap<u64, i32>,
-    notify: Option<UnixDatagram>,
-    buttons: Option<PowerButtons>,
-    epoll: Epoll,
-    watched: BTreeMap<u64, bool>,
-    ending: Option<(Action, Ending, u64)>,
-    setup_began_ns: u64,
+    pub(crate) notify: Option<UnixDatagram>,
+    pub(crate) buttons: Option<PowerButtons>,
+    pub(crate) epoll: Epoll,
+    pub(crate) watched: BTreeMap<u64, bool>,
+    pub(crate) ending: Option<(Action, Ending, u64)>,
+    pub(crate) setup_began_ns: u64,
     /// When code that was needed last is given back.
-    quiet_at_ns: Option<u64>,
-    watchdog: Option<Feeder>,
-    trial: Option<Trial>,
+    pub(crate) quiet_at_ns: Option<u64>,
+    pub(crate) watchdog: Option<Feeder>,
+    pub(crate) trial: Option<Trial>,
+    /// The setup's process, while it runs.
+    pub(crate) setup: Option<i32>,
+    /// When this PID 1 took over from another.
+    pub(crate) resumed_at_ns: Option<u64>,
+    /// What the next PID 1 is to know.
+    pub(crate) log: Option<Log>,
+    /// The last line of it about PID 1 itself.
+    pub(crate) machine_line: String,
+    /// Somebody asked for another execution.
+    pub(crate) execute_again: bool,
 }
 
 fn polled(writing: bool) -> EpollFlags {
@@ -116,6 +127,11 @@ impl Pid1 {
             quiet_at_ns: None,
             watchdog: Feeder::open(times::now_ns()),
             trial: None,
+            setup: None,
+            resumed_at_ns: None,
+            log: Log::new().ok(),
+            machine_line: String::new(),
+            execute_again: false,
         })
     }
 
@@ -139,16 +155,25 @@ impl Pid1 {
             self.epoll
                 .add(notify, EpollEvent::new(EpollFlags::EPOLLIN, token::NOTIFY))?;
         }
-        self.manager.watch()?;
+        let is_resumed = self.resumed_at_ns.is_some();
+        if !is_resumed {
+            self.manager.watch()?;
+        }
         if let Some(triggers) = self.manager.epoll() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token::TRIGGERS);
             self.epoll.add(triggers, event)?;
         }
-        self.start_setup();
+        if is_resumed {
+            self.take_over();
+        } else {
+            self.start_setup();
+        }
         let mut events = [EpollEvent::empty(); 64];
         loop {
             self.watch_starts();
             self.watch_journal();
+            self.write_down();
+            self.execute_again_if_asked();
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -301,19 +326,23 @@ impl Pid1 {
 
     fn accept(&mut self) {
         while let Some(id) = self.control.as_mut().and_then(Server::accept) {
-            let Some(copy) = self.control.as_ref().and_then(|c| c.connection(id)) else {
-                continue;
-            };
-            let token = token::CONNECTION | id;
-            match self
-                .epoll
-                .add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token))
-            {
-                Ok(()) => {
-                    self.watched.insert(token, false);
-                }
-                Err(err) => log(Priority::Error, &format!("cannot poll a connection: {err}")),
+            self.watch_connection(id);
+        }
+    }
+
+    fn watch_connection(&mut self, id: u64) {
+        let Some(copy) = self.control.as_ref().and_then(|c| c.connection(id)) else {
+            return;
+        };
+        let token = token::CONNECTION | id;
+        match self
+            .epoll
+            .add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        {
+            Ok(()) => {
+                self.watched.insert(token, false);
             }
+            Err(err) => log(Priority::Error, &format!("cannot poll a connection: {err}")),
         }
     }
 
@@ -459,7 +488,10 @@ impl Pid1 {
     fn start_setup(&mut self) {
         self.setup_began_ns = times::now_ns();
         match spawn::start_role(&["setup"]) {
-            Ok(pid) => self.manager.adopt(pid, Owner::Setup),
+            Ok(pid) => {
+                self.setup = Some(pid);
+                self.manager.adopt(pid, Owner::Setup);
+            }
             Err(err) => {
                 log(
                     Priority::Critical,
@@ -470,7 +502,34 @@ impl Pid1 {
         }
     }
 
+    /// What a PID 1 does that goes on where another was.
+    fn take_over(&mut self) {
+        let connections: Vec<u64> = self
+            .control
+            .as_ref()
+            .map(|control| control.connections().collect())
+            .unwrap_or_default();
+        for id in connections {
+            self.watch_connection(id);
+            self.rewatch(id);
+        }
+        // Children that ended in between are waiting to be heard.
+        self.reap_all();
+        match self.setup {
+            Some(pid) if !std::path::Path::new(&format!("/proc/{pid}")).exists() => {
+                self.setup_ended(ProcessEnd::Exited(0));
+            }
+            Some(_) => {}
+            None => {
+                self.trial = Some(Trial::begin());
+                self.watch_buttons();
+                crash_if_asked();
+            }
+        }
+    }
+
     fn setup_ended(&mut self, end: ProcessEnd) {
+        self.setup = None;
         if end != ProcessEnd::Exited(0) {
             let text = format!(
                 "the setup {}; the machine goes on with what it has",

@@ -110,6 +110,10 @@ impl Pid1 {
                 self.manager.reload();
                 Ok(Some(json!({})))
             }
+            "Reexecute" => {
+                self.execute_again = true;
+                Ok(Some(json!({})))
+            }
             "Shutdown" => self.shut_down(parameters),
             "HandOff" => {
                 let successor = successor(&call)?;

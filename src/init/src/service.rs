@@ -7,6 +7,7 @@
 mod ended;
 mod mount;
 mod notified;
+mod saved;
 #[cfg(test)]
 mod simulation;
 mod start;
@@ -15,13 +16,15 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use orlop_unit::{
     ActiveState, Command, Kind, Outcome, ProcessEnd, Service, ServiceResult, ServiceType, Signal,
     Unit,
 };
 
 /// What a process is to its service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// The service itself.
     Main,
@@ -30,7 +33,7 @@ pub enum Role {
 }
 
 /// Which list of commands is being worked through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// `ExecCondition=`.
     Condition,
@@ -65,7 +68,7 @@ impl Phase {
 }
 
 /// Where the service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Nothing runs, and the last run was good.
     Dead,
@@ -380,6 +383,12 @@ impl Run {
         self.state == State::Awaiting && self.service.service_type == ServiceType::Forking
     }
 
+    /// Whether its main process is on its way to its program.
+    #[must_use]
+    pub fn is_starting_main(&self) -> bool {
+        self.state == State::Commands(Phase::Start) && self.main.is_some()
+    }
+
     /// Whether `Type=idle` waits for other jobs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -457,10 +466,10 @@ impl Run {
                 self.state = State::Exited;
                 self.started = true;
                 self.stop_requested = false;
+                self.result = ServiceResult::Success;
                 self.deadline_ns = None;
-                if std::mem::take(&mut self.job) {
-                    actions.push(Action::Report(ActiveState::Active, Outcome::Done));
-                }
+                self.job = false;
+                actions.push(Action::Report(ActiveState::Active, Outcome::Done));
             }
             Input::Gone if self.state == State::Exited => {
                 self.state = State::Dead;

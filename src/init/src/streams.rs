@@ -3,7 +3,8 @@
 //! Each started process group writes to a pipe. Its read end goes to the journal; a copy stays here until the journal says
 //! that it has read and written everything, so that a restarted journal takes over where the old one ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -12,6 +13,7 @@ use nix::sys::socket::{
 };
 use orlop_unit::Logging;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The unit that reads the streams.
 pub const JOURNAL_UNIT: &str = "orlop-journal.service";
@@ -24,7 +26,7 @@ struct Packet<'a> {
     stream: &'a Stream,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Stream {
     id: u64,
     unit: String,
@@ -57,6 +59,8 @@ pub struct Streams {
     live: BTreeMap<u64, Stream>,
     unsent: VecDeque<u64>,
     socket: Option<OwnedFd>,
+    /// Streams that came or went since they were written down.
+    changed: BTreeSet<u64>,
 }
 
 impl Streams {
@@ -90,6 +94,7 @@ impl Streams {
             rate_limit_burst: logging.rate_limit_burst,
             read: Some(read),
         };
+        self.changed.insert(self.next);
         self.live.insert(self.next, stream);
         self.unsent.push_back(self.next);
         self.flush();
@@ -112,6 +117,50 @@ impl Streams {
         self.flush();
         rustix::io::ioctl_fionbio(&theirs, false)?;
         Ok(theirs)
+    }
+
+    /// Adds lines for [`crate::saved`] about streams that came or went; with `all`, about every one.
+    pub fn lines(&mut self, all: bool, out: &mut String) {
+        let mut changed = std::mem::take(&mut self.changed);
+        if all {
+            changed = self.live.keys().copied().collect();
+        }
+        for id in changed {
+            let line = match self.live.get(&id) {
+                Some(stream) => json!({
+                    "stream": id,
+                    "about": stream,
+                    "fd": stream.read.as_ref().map(|fd| fd.as_raw_fd()),
+                }),
+                None => json!({ "stream": id, "closed": true }),
+            };
+            let _ = writeln!(out, "{line}");
+        }
+    }
+
+    /// Takes over a stream of another PID 1; the journal knows it already.
+    pub fn resume(&mut self, line: &Value) {
+        let Some(id) = line.get("stream").and_then(Value::as_u64) else {
+            return;
+        };
+        self.next = self.next.max(id);
+        let about = line.get("about").cloned().unwrap_or_default();
+        let (Some(read), Ok(stream)) = (
+            crate::saved::take(line, "fd"),
+            serde_json::from_value::<Stream>(about),
+        ) else {
+            return;
+        };
+        let stream = Stream {
+            read: Some(read),
+            ..stream
+        };
+        self.live.insert(id, stream);
+    }
+
+    /// Takes over the socket to the journal. What was sent and what was not is not known: it may be sent twice.
+    pub fn resume_socket(&mut self, socket: Option<OwnedFd>) {
+        self.socket = socket;
     }
 
     /// The socket to poll: always for reading, and for writing while [`Streams::is_waiting`].
@@ -172,6 +221,7 @@ impl Streams {
                 Ok(length) => {
                     let packet = buffer.get(..length).unwrap_or_default();
                     if let Ok(reply) = serde_json::from_slice::<Reply>(packet) {
+                        self.changed.insert(reply.closed);
                         self.live.remove(&reply.closed);
                     }
                 }

@@ -19,12 +19,18 @@ impl Feeder {
     /// Opens the watchdog, where the machine has one. It is fed four times in its own time.
     #[must_use]
     pub fn open(now_ns: u64) -> Option<Self> {
-        let complain = |text: &str| kmsg::write(Priority::Warning, "orlop", text);
         // The boot stage's, which counts already.
         let inherited = std::env::var(WATCHDOG_VARIABLE)
             .ok()
-            .and_then(|number| number.parse().ok())
-            .and_then(|number| Watchdog::inherited(number).ok());
+            .and_then(|number| number.parse().ok());
+        Self::take_over(inherited, now_ns)
+    }
+
+    /// Goes on feeding the watchdog that is open at that number, or opens it.
+    #[must_use]
+    pub fn take_over(inherited: Option<i32>, now_ns: u64) -> Option<Self> {
+        let complain = |text: &str| kmsg::write(Priority::Warning, "orlop", text);
+        let inherited = inherited.and_then(|number| Watchdog::inherited(number).ok());
         let path = Path::new(DEVICE);
         let opened = match inherited {
             Some(watchdog) => Ok(watchdog),
@@ -51,6 +57,12 @@ impl Feeder {
         };
         feeder.feed_if_due(now_ns);
         Some(feeder)
+    }
+
+    /// The number of its descriptor.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.watchdog.number()
     }
 
     /// Feeds it when it is time.

@@ -1,7 +1,7 @@
 //! What a process does on a fault of its own: for PID 1, whose end would be a kernel panic that some kernels stay in for ever.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// Faults of a program, and abort(3).
 const SIGNALS: [libc::c_int; 5] = [
@@ -18,7 +18,96 @@ const STACK_BYTES: usize = 64 * 1024;
 /// Seconds from the line in the log to the reboot.
 static DELAY_S: AtomicU32 = AtomicU32::new(10);
 
-/// Makes a fault of this process, while it is PID 1, a line in the kernel's log and a reboot after `delay_s` seconds. In any other
+/// The descriptor of the state that another PID 1 can go on with; below zero there is none.
+static STATE: AtomicI32 = AtomicI32::new(-1);
+
+/// Crashes in a row.
+static CRASHES: AtomicU32 = AtomicU32::new(0);
+
+/// After so many crashes in a row the state itself is what is wrong.
+const MOST_CRASHES: u32 = 3;
+
+/// Descriptors up to this number are handed over; PID 1's limit is below.
+const MOST_DESCRIPTORS: libc::c_int = 65_536;
+
+/// From here on a crash is followed by a new execution of this program with the state of descriptor `state`: its arguments are
+/// `--state NUMBER --crashes COUNT`. A number below zero takes that back.
+pub fn resume_with(state: i32) {
+    STATE.store(state, Ordering::Relaxed);
+}
+
+/// How many crashes in a row there were already; none, when the program has run well for a while.
+pub fn set_crashes(crashes: u32) {
+    CRASHES.store(crashes, Ordering::Relaxed);
+}
+
+/// Executes this program again with the state of [`resume_with`]. Returns when there is none, it has crashed too often, or execve(2)
+/// fails. For use in signal handlers too.
+pub fn resume() {
+    let state = STATE.swap(-1, Ordering::Relaxed);
+    let crashes = CRASHES.load(Ordering::Relaxed).saturating_add(1);
+    if state < 0 || crashes >= MOST_CRASHES {
+        return;
+    }
+    for number in 3..MOST_DESCRIPTORS {
+        // SAFETY: F_SETFD takes an integer and touches no memory; a number that is not open yields EBADF.
+        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    }
+    let mut state_text = [0_u8; 12];
+    let mut crashes_text = [0_u8; 12];
+    write_number(u32::try_from(state).unwrap_or(0), &mut state_text);
+    write_number(crashes, &mut crashes_text);
+    let arguments = [
+        c"/sbin/init".as_ptr(),
+        c"--state".as_ptr(),
+        state_text.as_ptr().cast(),
+        c"--crashes".as_ptr(),
+        crashes_text.as_ptr().cast(),
+        std::ptr::null(),
+    ];
+    let none = 0_u64;
+    // SAFETY: the kernel reads the 8 bytes of `none`, an empty set: what the handler's own signal blocks would stay blocked.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    // SAFETY: reads a pointer that the C library set before main and nobody here changes.
+    let environment = unsafe { environ };
+    // SAFETY: the path and all arguments are C strings that live on; both lists end with a null.
+    unsafe {
+        libc::execve(
+            c"/proc/self/exe".as_ptr(),
+            arguments.as_ptr(),
+            environment.cast(),
+        )
+    };
+}
+
+unsafe extern "C" {
+    static environ: *const *const libc::c_char;
+}
+
+/// Writes digits and a final zero.
+fn write_number(number: u32, text: &mut [u8; 12]) {
+    let mut rest = number;
+    let mut length = 1;
+    while rest >= 10 {
+        rest /= 10;
+        length += 1;
+    }
+    rest = number;
+    for place in text.iter_mut().take(length).rev() {
+        *place = b'0'.wrapping_add((rest % 10) as u8);
+        rest /= 10;
+    }
+}
+
+/// Makes a fault of this process, while it is PID 1, a line in the kernel's log and, where [`resume_with`] gave no state, a reboot after `delay_s` seconds. In any other
 /// process, such as a child before its exec, faults do what they always do.
 ///
 /// # Errors
@@ -73,6 +162,7 @@ extern "C" fn handle(
         return;
     }
     write_line(signal);
+    resume();
     sync_in_child();
     sleep(DELAY_S.load(Ordering::Relaxed));
     loop {

@@ -29,6 +29,26 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Makes the descriptor `number` stay open over execve(2); one that is not open is no matter.
+pub fn keep(number: RawFd) {
+    // SAFETY: F_SETFD takes an integer and touches no memory; a number that is not open yields EBADF.
+    unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+}
+
+/// Makes execve(2) close the descriptor `number`; one that is not open is no matter.
+pub fn hide(number: RawFd) {
+    // SAFETY: F_SETFD takes an integer and touches no memory; a number that is not open yields EBADF.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Whether the descriptor `number` is closed by execve(2).
+#[must_use]
+pub fn is_private(number: RawFd) -> bool {
+    // SAFETY: F_GETFD touches no memory; a number that is not open yields EBADF.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,6 +44,12 @@ impl Watchdog {
         Ok(Self { file })
     }
 
+    /// The number of its descriptor.
+    #[must_use]
+    pub fn number(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
     /// Lets the program that this process executes next have the watchdog, and gives the number of its descriptor.
     ///
     /// # Errors

@@ -568,7 +568,7 @@ impl Manager {
     }
 
     /// Looks at what a path unit watches, and watches on.
-    fn look_at_paths(&mut self, id: UnitId, changed: bool, is_start: bool) {
+    pub(super) fn look_at_paths(&mut self, id: UnitId, changed: bool, is_start: bool) {
         self.unpoll(id);
         let now_ns = times::now_ns();
         let index = u64::try_from(id.index()).unwrap_or(0);
@@ -755,6 +755,7 @@ impl Manager {
 
     /// When something of the unit is due; to be called after each change.
     pub(super) fn schedule(&mut self, id: UnitId) {
+        self.dirty.insert(id);
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };

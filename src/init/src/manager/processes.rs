@@ -393,6 +393,7 @@ impl Manager {
         if !trusted {
             return;
         }
+        self.dirty.insert(id);
         if message.status.is_some() {
             entry.status = message.status;
         }

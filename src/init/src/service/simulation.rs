@@ -131,6 +131,8 @@ enum Happening {
     /// A process of the unit forks, and stays behind.
     Straggler,
     StragglersEnd,
+    /// PID 1 is executed anew, and goes on with what the old one wrote down.
+    Reexecuted,
     /// Time passes, up to the next deadline at most.
     Milliseconds(u64),
     /// Time passes until the next deadline.
@@ -158,6 +160,7 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         2 => Just(HandOver),
         1 => Just(Straggler),
         1 => Just(StragglersEnd),
+        1 => Just(Reexecuted),
         2 => (0_u64..3000).prop_map(Milliseconds),
         4 => Just(Deadline),
     ]
@@ -488,6 +491,18 @@ impl World {
                 }
             }
             Happening::Deadline => self.pass_deadline(),
+            Happening::Reexecuted => {
+                let text = serde_json::to_string(&self.run.save()).unwrap();
+                let unit = Arc::clone(self.run.unit());
+                let deadline = self.run.deadline_ns();
+                self.run = Run::new(&unit).unwrap();
+                self.run.resume(serde_json::from_str(&text).unwrap());
+                assert_eq!(self.run.deadline_ns(), deadline);
+                assert_eq!(serde_json::to_string(&self.run.save()).unwrap(), text);
+                if let Some(job) = self.job {
+                    self.job(job);
+                }
+            }
             Happening::Reload => {}
         }
         if std::mem::take(&mut self.restart_is_due) {
