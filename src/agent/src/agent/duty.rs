@@ -197,8 +197,7 @@ impl Duty {
     /// Asks why units have failed, once for each failure.
     async fn look_into_failures(&mut self, shared: &Shared) {
         let observed = &self.observed;
-        let has_failed =
-            |unit: &UnitName| observed.get(unit).is_some_and(|o| o.active == "failed");
+        let has_failed = |unit: &UnitName| observed.get(unit).is_some_and(|o| o.active == "failed");
         self.failures.retain(|unit, _| has_failed(unit));
         let assigned = self.assignment.units.keys();
         let new: Vec<UnitName> = assigned
@@ -364,7 +363,9 @@ impl Duty {
                     let reason = failure.map(|failure| failure.reason.clone());
                     reason.filter(|reason| !reason.is_empty())
                 }),
-                log: failure.map(|failure| failure.log.clone()).unwrap_or_default(),
+                log: failure
+                    .map(|failure| failure.log.clone())
+                    .unwrap_or_default(),
             };
             let key = Key::State(unit.clone(), shared.id.clone()).to_string();
             values.insert(key, serde_json::to_string(&report).unwrap_or_default());

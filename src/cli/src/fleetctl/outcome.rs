@@ -211,10 +211,7 @@ fn judge(unit: &UnitName, awaited: Awaited, why: &Value, states: &[Value]) -> St
     let log = || {
         let lines = state.get("log").and_then(Value::as_array);
         let lines = lines.into_iter().flatten();
-        lines
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
+        lines.filter_map(Value::as_str).map(str::to_owned).collect()
     };
     match awaited {
         Awaited::Loaded => Standing::Done(format!("Unit {unit} loaded on {place}")),
