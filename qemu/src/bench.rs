@@ -70,7 +70,7 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
         bar: 16.0,
     });
     figures.extend(images::sizes(&products)?);
-    figures.push(images::update(project, &products)?);
+    figures.extend(images::disk(project, &products)?);
     figures.extend(memory(project, &products)?);
     figures.push(netboot::figure(project, &products)?);
     figures.extend(scheduling(project)?);

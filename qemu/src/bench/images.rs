@@ -1,23 +1,23 @@
-//! What images weigh, and how long an update takes.
+//! What images weigh, how long a start from a disk takes, and how long an update.
 
-use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::{Figure, mebibytes};
-use crate::guest::{Machine, Network, Start};
+use crate::guest::{BOOT_PATIENCE, Guest, Machine, Network, Start};
 use crate::http::server::{Content, Server};
 use crate::image::{self, Key, Products, Project};
+use crate::process;
 use crate::system::{SystemDisk, Version};
 
-/// The level at which disks are compressed for downloads.
-const LEVEL: &str = "-19";
+/// The machine is healthy when the network is, at once.
+const CONFIGURATION: &[u8] =
+    b"#cloud-config\nhostname: bench\nupdate:\n  healthy: [network-online.target]\n  healthy_for: 0\n";
 
-/// The configuration of the machine that is updated: it has to be reached, nothing more.
-const CONFIGURATION: &[u8] = b"#cloud-config\nhostname: bench\n";
+/// What the kernel says when the loader has handed over to it.
+const HANDED_OVER: &str = "EFI stub";
 
 /// The sizes of what is downloaded.
 pub(super) fn sizes(products: &Products) -> Result<Vec<Figure>> {
@@ -33,8 +33,12 @@ pub(super) fn sizes(products: &Products) -> Result<Vec<Figure>> {
         bar,
     };
     Ok(vec![
-        figure("the raw disk, zstd", compressed(&products.disk)?, 64.0),
-        figure("the qcow2 disk, zstd", compressed(&products.qcow2)?, 64.0),
+        figure(
+            "the raw disk, compressed",
+            size(&products.compressed_disk)?,
+            64.0,
+        ),
+        figure("the qcow2 disk", size(&products.qcow2)?, 64.0),
         figure(
             "kernel and initramfs for starts over the network",
             size(&products.kernel)? + size(&products.initrd)?,
@@ -44,34 +48,16 @@ pub(super) fn sizes(products: &Products) -> Result<Vec<Figure>> {
     ])
 }
 
-/// The size of a file when it is compressed, in bytes.
-fn compressed(path: &Path) -> Result<u64> {
-    let mut zstd = Command::new("zstd")
-        .args(["-q", "-c", "-T0", LEVEL])
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start zstd")?;
-    let bytes = match &mut zstd.stdout {
-        Some(stdout) => io::copy(stdout, &mut io::sink()).context("read from zstd")?,
-        None => 0,
-    };
-    let status = zstd.wait().context("wait for zstd")?;
-    ensure!(status.success(), "zstd {}: {status}", path.display());
-    Ok(bytes)
-}
-
-/// The time that an update by HTTP takes in a guest, by the host's clock, from the command to its end.
-pub(super) fn update(project: &Project, products: &Products) -> Result<Figure> {
+/// A start by firmware and loader, and an update by HTTP in the guest that was started: both by the host's clock.
+pub(super) fn disk(project: &Project, products: &Products) -> Result<Vec<Figure>> {
     let mut machine = Machine::new(project, "bench-update", products)?;
     machine.data_bytes = None;
     machine.memory_mib = 768;
     machine.network = Network::Open;
-    machine.start = Start::Initramfs(products.disk_initrd.clone());
+    machine.start = Start::Firmware;
     let runs = Version {
         name: "0.0.1",
-        tries: None,
+        tries: Some(3),
         words: "",
     };
     SystemDisk::make(project, &mut machine, &[runs], 64)?;
@@ -85,21 +71,32 @@ pub(super) fn update(project: &Project, products: &Products) -> Result<Figure> {
     image::payload(&slot, &products.loader, &key, &payload)?;
     server.serve("/orlop.update", Content::File(payload));
     let mut guest = machine.start()?;
-    let measured = (|| {
-        let ssh = guest.wait_for_ssh()?;
-        let start = Instant::now();
-        ssh.run(&format!(
-            "sudo orlop update apply {}",
-            server.url("/orlop.update")
-        ))?;
-        Ok::<_, anyhow::Error>(start.elapsed())
-    })();
-    let elapsed = measured.with_context(|| guest.last_words())?;
+    let measured = measure(&mut guest, &server.url("/orlop.update"));
+    let (healthy, applied) = measured.with_context(|| guest.last_words())?;
     guest.press_power_button()?;
-    Ok(Figure {
-        what: format!("an update by HTTP ({})", guest.accel.name()),
-        value: elapsed.as_secs_f64(),
+    let figure = |what: &str, time: Duration| Figure {
+        what: format!("{what} ({})", guest.accel.name()),
+        value: time.as_secs_f64(),
         unit: "s",
         bar: 60.0,
-    })
+    };
+    Ok(vec![
+        figure("from the loader to a start that is called good", healthy),
+        figure("an update by HTTP", applied),
+    ])
+}
+
+/// The time from the loader to the blessing, and that of the update from `url`.
+fn measure(guest: &mut Guest, url: &str) -> Result<(Duration, Duration)> {
+    guest.wait_for_console(HANDED_OVER, 0, BOOT_PATIENCE)?;
+    let start = Instant::now();
+    let ssh = guest.wait_for_ssh()?;
+    process::poll("the start to be called good", start + BOOT_PATIENCE, || {
+        let slots = ssh.run("sudo orlop slots --json")?;
+        Ok(slots.contains("\"orlop_0.0.1.efi\"").then_some(()))
+    })?;
+    let healthy = start.elapsed();
+    let start = Instant::now();
+    ssh.run(&format!("sudo orlop update apply {url}"))?;
+    Ok((healthy, start.elapsed()))
 }

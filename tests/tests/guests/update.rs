@@ -15,9 +15,6 @@ use orlop_update::hex::Hash;
 use orlop_update::manifest::Manifest;
 use orlop_update::signature::SecretKey;
 
-/// The kernel's check of its timer panics where the host is too busy to let ticks through.
-const WORDS: &str = " no_timer_check";
-
 /// A machine that looks for updates at `url`.
 pub(crate) fn configuration(url: &str) -> String {
     format!(
@@ -38,13 +35,12 @@ pub(crate) fn prepare(machine: &mut Machine) -> Result<SystemDisk> {
     machine.memory_mib = 768;
     machine.network = Network::Open;
     machine.start = Start::Firmware;
-    machine.command_line.push_str(WORDS);
     // A start that panics is tried again.
     machine.may_panic = true;
     let good = Version {
         name: "0.1.0",
         tries: None,
-        words: WORDS.trim_start(),
+        words: "",
     };
     SystemDisk::make(&Project::here(), machine, &[good], 64)
 }
@@ -58,9 +54,8 @@ pub(crate) fn payload(
 ) -> Result<PathBuf> {
     let project = Project::here();
     let slots = machine.directory.join("slots");
-    let version = version.parse()?;
-    let words = WORDS.trim_start();
-    let slot = image::slot(&project, &machine.products, &version, words, &slots)?;
+    let number = version.parse()?;
+    let slot = image::slot(&project, &machine.products, &number, "", &slots)?;
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     let path = directory.join(format!("orlop-{version}.update"));
     image::payload(&slot, &machine.products.loader, key, &path)?;
