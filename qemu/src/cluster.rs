@@ -1,6 +1,8 @@
 //! Several guests that are one: the same cloud-config for all, a network between them, and an application of two tiers.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -167,6 +169,43 @@ impl Cluster {
             Ok(is_right.then(|| last.clone()))
         });
         found.with_context(|| format!("it printed:\n{last}"))
+    }
+
+    /// Waits until so many members of the store have a vote, as the host's etcdctl sees it by a machine that is on.
+    ///
+    /// # Errors
+    /// They do not within [`PATIENCE`], or there is no etcdctl.
+    pub fn until_voters(&mut self, member: usize, count: usize) -> Result<String> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .context("find a free port")?
+            .port();
+        let _forwarded = self.ssh(member)?.forward(port, 2379)?;
+        let mut last = String::new();
+        let deadline = Instant::now() + PATIENCE;
+        let found = process::poll("members with a vote", deadline, || {
+            self.alive()?;
+            let output = Command::new("etcdctl")
+                .env("ETCDCTL_API", "3")
+                .args(["--endpoints", &format!("127.0.0.1:{port}")])
+                .args([
+                    "--dial-timeout=30s",
+                    "--command-timeout=30s",
+                    "member",
+                    "list",
+                ])
+                .output()
+                .context("start etcdctl, of the package etcd-client")?;
+            last = String::from_utf8_lossy(&output.stdout).into_owned();
+            // The last column is whether it is a learner.
+            let voters = last
+                .lines()
+                .filter(|line| line.ends_with(", false"))
+                .count();
+            last += &String::from_utf8_lossy(&output.stderr);
+            Ok((voters >= count).then(|| last.clone()))
+        });
+        found.with_context(|| format!("etcdctl printed:\n{last}"))
     }
 
     /// The page, from whichever machine serves it.

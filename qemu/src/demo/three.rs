@@ -79,6 +79,10 @@ fn in_order(steps: &Steps, cluster: &mut Cluster) -> Result<Figures> {
         })
     })?;
     steps.show(&machines);
+    let voters = steps.step("each has a vote in the store", || {
+        cluster.until_voters(0, 3)
+    })?;
+    steps.show(&voters);
     let started = steps.step("fleetctl has started the counter and the page", || {
         cluster.ssh(0)?.run(
             "cd /etc/application && fleetctl start counter.service page.service && fleetctl list-units",
