@@ -5,6 +5,7 @@
 mod agent;
 mod boot_times;
 mod calendar;
+mod cluster;
 mod config;
 mod container;
 mod docker;
@@ -104,6 +105,12 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "serve the store, which speaks etcd's v3 API",
         run: store::run,
+    },
+    Command {
+        name: "cluster",
+        applet: false,
+        summary: "make the secrets and configurations of a new cluster",
+        run: cluster::run,
     },
     Command {
         name: "agent",

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use orlop_store::node::{AutoCompaction, Options};
-use orlop_store::server::{self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Token};
+use orlop_store::server::{
+    self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Tls, TlsFiles, Token,
+};
 
 /// What a flag does here.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "listen-client-urls",
         "http://127.0.0.1:2379,http://127.0.0.1:4001",
-        "addresses to serve clients on, http://IP:PORT, with commas between",
+        "addresses to serve clients on, http://IP:PORT or https://IP:PORT, with commas between",
     ),
     flag(
         "advertise-client-urls",
@@ -90,7 +92,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "listen-peer-urls",
         "http://127.0.0.1:2380",
-        "addresses to listen to other members on, http://IP:PORT, with commas between",
+        "addresses to listen to other members on, with commas between; all of them with TLS if there is a --peer-cert-file",
     ),
     flag(
         "initial-cluster",
@@ -144,6 +146,36 @@ const FLAGS: &[Flag] = &[
         "1h",
         "how long (hours, or with h, m or s), or how many revisions, are kept; 0 keeps all",
     ),
+    flag(
+        "cert-file",
+        "",
+        "certificate for clients at https:// URLs, PEM",
+    ),
+    flag("key-file", "", "its private key, PEM"),
+    flag(
+        "trusted-ca-file",
+        "",
+        "authority of the clients' certificates, PEM; then they need one",
+    ),
+    Flag {
+        name: "client-cert-auth",
+        switch: true,
+        default: "",
+        effect: Effect::Heeded,
+        help: "clients need a certificate; needs --trusted-ca-file, and is then on unless it is false",
+    },
+    flag(
+        "peer-cert-file",
+        "",
+        "certificate for members, PEM: they talk with TLS",
+    ),
+    flag("peer-key-file", "", "its private key, PEM"),
+    flag(
+        "peer-trusted-ca-file",
+        "",
+        "authority of the members' certificates, PEM; each needs one for its address or for orlop-store",
+    ),
+    accepted_switch("peer-client-cert-auth"),
     accepted("election-timeout"),
     accepted("heartbeat-interval"),
     accepted("listen-metrics-urls"),
@@ -325,22 +357,36 @@ fn parse(
             .and_then(|place| values[place].clone())
             .filter(|v| !v.is_empty())
     };
-    let joining = joining(&given, &list("join"))?;
-    let name = match (&joining, given("name")) {
+    let name = match (given("token"), given("name")) {
         (Some(_), None) => environment(HOSTNAME).unwrap_or_else(|| value("name")),
         _ => value("name"),
     };
     let data_dir = Some(value("data-dir"))
         .filter(|d| !d.is_empty())
         .unwrap_or_else(|| format!("{name}.etcd"));
-    let listen = listening("listen-client-urls", &list("listen-client-urls"))?;
+    let tls = certificates(&given)?;
+    let (listen, tls_listen) = listening("listen-client-urls", &list("listen-client-urls"))?;
+    if !tls_listen.is_empty() && tls.clients.is_none() {
+        return Err("-listen-client-urls: https:// needs -cert-file and -key-file".into());
+    }
+    let joining = joining(&given, &list("join"), tls.peers.is_some())?;
     let plain = joining
         .as_ref()
         .is_some_and(|j| j.seeds.iter().any(|url| url.starts_with("http://")));
+    if plain && tls.peers.is_some() {
+        return Err("-join: members that have -peer-cert-file are reached at https:// URLs".into());
+    }
     let peer_listen = match given("listen-peer-urls") {
         // Whoever writes http:// wants members to talk without TLS.
-        None if plain => vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PEER_PORT))],
-        _ => listening("listen-peer-urls", &list("listen-peer-urls"))?,
+        None if plain || joining.is_some() && tls.peers.is_some() => {
+            vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PEER_PORT))]
+        }
+        _ => match listening("listen-peer-urls", &list("listen-peer-urls"))? {
+            (_, with) if !with.is_empty() && tls.peers.is_none() => {
+                return Err("-listen-peer-urls: https:// needs -peer-cert-file".into());
+            }
+            (plain, with) => [plain, with].concat(),
+        },
     };
     let peer_urls = match (&joining, given("initial-advertise-peer-urls")) {
         // It finds out where it is reached.
@@ -383,6 +429,10 @@ fn parse(
         peer_listen,
         peer_urls,
         bootstrap,
+        tls: Tls {
+            listen: tls_listen,
+            ..tls
+        },
         options,
     };
     if let Some(url) = settings.bad_peer_urls().first() {
@@ -397,6 +447,7 @@ fn parse(
 fn joining(
     given: &impl Fn(&str) -> Option<String>,
     seeds: &[String],
+    tls: bool,
 ) -> Result<Option<Joining>, String> {
     let Some(token) = given("token").and_then(Token::new) else {
         return match seeds.is_empty() {
@@ -406,7 +457,7 @@ fn joining(
     };
     let seeds = seeds
         .iter()
-        .map(|seed| seed_url(seed))
+        .map(|seed| seed_url(seed, tls))
         .collect::<Result<Vec<_>, _>>()?;
     let founds = match given("bootstrap").as_deref() {
         None => None,
@@ -426,16 +477,24 @@ fn joining(
     }))
 }
 
-/// A member's URL for peers; without a port it is the usual one.
-fn seed_url(seed: &str) -> Result<String, String> {
-    let bad = || format!("-join: members are reached at http://IP:PORT, not at {seed:?}");
-    let rest = seed.strip_prefix("http://").ok_or_else(bad)?;
+/// A member's URL for peers; without a port it is the usual one. Members without TLS are asked for by `http://` alone.
+fn seed_url(seed: &str, tls: bool) -> Result<String, String> {
+    let scheme = if tls { "https" } else { "http" };
+    let bad = || format!("-join: members are reached at {scheme}://IP:PORT, not at {seed:?}");
+    let (scheme, rest) = match seed.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        None if tls => (scheme, seed),
+        _ => return Err(bad()),
+    };
+    if scheme == "https" && !tls {
+        return Err("-join: https:// needs -peer-cert-file".into());
+    }
     let rest = rest.trim_end_matches('/');
     let address = match rest.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, PEER_PORT),
         Err(_) => rest.parse().map_err(|_| bad())?,
     };
-    Ok(format!("http://{address}"))
+    Ok(format!("{scheme}://{address}"))
 }
 
 fn compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
@@ -466,15 +525,53 @@ fn compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
     }
 }
 
-fn listening(flag: &str, urls: &[String]) -> Result<Vec<SocketAddr>, String> {
-    let mut listen = Vec::new();
+/// The addresses to listen on: without TLS, and with it.
+fn listening(flag: &str, urls: &[String]) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>), String> {
+    let (mut plain, mut with) = (Vec::new(), Vec::new());
     for url in urls {
-        listen.extend(addresses(url)?);
+        match url.strip_prefix("https://") {
+            Some(rest) => with.extend(addresses(&format!("http://{rest}"))?),
+            None => plain.extend(addresses(url)?),
+        }
     }
-    if listen.is_empty() {
+    if plain.is_empty() && with.is_empty() {
         return Err(format!("-{flag} names no address"));
     }
-    Ok(listen)
+    Ok((plain, with))
+}
+
+/// The certificates that are named.
+fn certificates(given: &impl Fn(&str) -> Option<String>) -> Result<Tls, String> {
+    let pair = |certificate: &str, key: &str, authority: Option<String>| match (
+        given(certificate),
+        given(key),
+    ) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+            authority: authority.map(PathBuf::from),
+        })),
+        (None, None) => Ok(None),
+        _ => Err(format!("-{certificate} and -{key} belong together")),
+    };
+    let authority = given("trusted-ca-file");
+    let asked = given("client-cert-auth");
+    let authority = match asked.as_deref() {
+        Some("true" | "1") if authority.is_none() => {
+            return Err("-client-cert-auth needs -trusted-ca-file".into());
+        }
+        Some("false" | "0") => None,
+        _ => authority,
+    };
+    Ok(Tls {
+        listen: Vec::new(),
+        clients: pair("cert-file", "key-file", authority)?,
+        peers: pair(
+            "peer-cert-file",
+            "peer-key-file",
+            given("peer-trusted-ca-file"),
+        )?,
+    })
 }
 
 /// A name may stand several times, once for each URL.
@@ -626,6 +723,22 @@ mod tests {
     }
 
     #[test]
+    fn members_with_certificates_join_by_addresses_alone() {
+        let files = [
+            "--peer-cert-file=/c",
+            "--peer-key-file=/k",
+            "--peer-trusted-ca-file=/a",
+        ];
+        let args = [&["--token=t", "--machine=m", "--join=10.0.0.1"][..], &files].concat();
+        let settings = parsed(&args).expect("it is all that is needed");
+        let joining = settings.bootstrap.joining().expect("there is a token");
+        assert_eq!(joining.seeds, ["https://10.0.0.1:2380"]);
+        assert!(settings.peer_listen.iter().all(|a| a.ip().is_unspecified()));
+        let peers = settings.tls.peers.expect("there are certificates");
+        assert_eq!(peers.authority, Some(PathBuf::from("/a")));
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (args, part) in [
             (&["--no-such-flag"][..], "not defined: -no-such-flag"),
@@ -633,7 +746,13 @@ mod tests {
             (&["word"], "\"word\" is not a flag"),
             (
                 &["--listen-client-urls", "https://127.0.0.1:1"],
-                "https://127.0.0.1:1",
+                "-cert-file",
+            ),
+            (&["--cert-file=/c"], "-key-file"),
+            (&["--client-cert-auth"], "-trusted-ca-file"),
+            (
+                &["--token=x", "--machine=m", "--join=https://10.0.0.1"],
+                "-peer-cert-file",
             ),
             (
                 &["--listen-client-urls", "http://example.org:1"],

@@ -160,6 +160,22 @@ record! {
         pub initial_cluster_state: Option<Sourced<String>>,
         /// Tells clusters of the same first members apart.
         pub initial_cluster_token: Option<Sourced<String>>,
+        /// The certificate for clients at https:// URLs, a path.
+        pub cert_file: Option<Sourced<String>>,
+        /// Its private key, a path.
+        pub key_file: Option<Sourced<String>>,
+        /// The authority of the clients' certificates, a path; then they need one.
+        pub trusted_ca_file: Option<Sourced<String>>,
+        /// Whether clients need a certificate; true when not given and there is an authority.
+        pub client_cert_auth: Option<Sourced<bool>>,
+        /// The certificate for members, a path: they talk with TLS.
+        pub peer_cert_file: Option<Sourced<String>>,
+        /// Its private key, a path.
+        pub peer_key_file: Option<Sourced<String>>,
+        /// The authority of the members' certificates, a path.
+        pub peer_trusted_ca_file: Option<Sourced<String>>,
+        /// Members always need a certificate of their authority.
+        pub peer_client_cert_auth: Option<Sourced<bool>>,
         /// Bytes of records above which writes are refused.
         pub quota_backend_bytes: Option<Sourced<String>>,
         /// `periodic` or `revision`: what auto_compaction_retention counts.

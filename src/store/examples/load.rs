@@ -47,6 +47,7 @@ fn serve(address: &str, directory: &str) -> Result<()> {
         peer_listen: Vec::new(),
         peer_urls: Vec::new(),
         bootstrap: orlop_store::server::Bootstrap::Alone,
+        tls: orlop_store::server::Tls::default(),
         options: orlop_store::node::Options::default(),
     };
     Ok(orlop_store::server::run(&settings, |_| println!("ready"))?)

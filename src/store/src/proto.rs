@@ -17,3 +17,9 @@ pub mod mvccpb;
 #[rustfmt::skip]
 #[path = "proto/grpc.health.v1.rs"]
 pub mod health;
+#[rustfmt::skip]
+#[path = "proto/v3lockpb.rs"]
+pub mod v3lockpb;
+#[rustfmt::skip]
+#[path = "proto/v3electionpb.rs"]
+pub mod v3electionpb;

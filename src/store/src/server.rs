@@ -8,10 +8,13 @@ mod join;
 mod kv;
 mod lease;
 mod maintenance;
+mod metrics;
 mod peers;
 mod proxy;
 mod shared;
+mod tls;
 mod token;
+mod turns;
 mod v2;
 mod watch;
 
@@ -22,9 +25,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::service::Routes;
@@ -33,14 +37,18 @@ use crate::disk::Directory;
 use crate::node::{Input, Node, NodeError, Options, Outbox, Output};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 use bootstrap::First;
 use join::Found;
 use peers::Lanes;
 use shared::{Shared, Ticket};
+use tls::{Io, PeerTls};
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use join::Joining;
-pub use peers::{PEER_PORT, address_of, ask_members};
+pub use peers::{PEER_PORT, address_of};
+pub use tls::{MEMBER_NAME, TlsError, TlsFiles};
 pub use token::Token;
 
 /// The version of etcd whose API is answered, as clients ask for it.
@@ -73,8 +81,21 @@ pub struct Settings {
     pub peer_urls: Vec<String>,
     /// What to be when there is no data yet.
     pub bootstrap: Bootstrap,
+    /// Certificates.
+    pub tls: Tls,
     /// The machine's own; the seed is drawn anew.
     pub options: Options,
+}
+
+/// Where TLS is spoken, and with which certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Where clients are served with TLS, besides [`Settings::listen`].
+    pub listen: Vec<SocketAddr>,
+    /// For clients; needed when there is an address to serve them on.
+    pub clients: Option<TlsFiles>,
+    /// For members. Without it they talk without TLS.
+    pub peers: Option<TlsFiles>,
 }
 
 /// Why the store ended.
@@ -98,6 +119,9 @@ pub enum ServeError {
         #[source]
         err: io::Error,
     },
+    /// The certificates cannot be used.
+    #[error("set up TLS")]
+    Tls(#[from] TlsError),
     /// It is not known what the member is to be.
     #[error("begin without data")]
     Bootstrap(#[from] BootstrapError),
@@ -132,6 +156,9 @@ pub struct Ready {
     pub member: u64,
 }
 
+/// An address at which clients are served, and their TLS.
+type ClientListener = (Arc<TcpListener>, Option<TlsAcceptor>);
+
 /// Serves until SIGTERM or SIGINT. `ready` is called once requests are answered.
 ///
 /// # Errors
@@ -147,7 +174,18 @@ pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeE
 async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
-    let mut listeners = bind(&settings.listen).await?;
+    let mut listeners: Vec<ClientListener> = Vec::new();
+    for listener in bind(&settings.listen).await? {
+        listeners.push((listener, None));
+    }
+    if let Some(files) = &settings.tls.clients {
+        let acceptor = files.for_clients()?;
+        for listener in bind(&settings.tls.listen).await? {
+            listeners.push((listener, Some(acceptor.clone())));
+        }
+    }
+    let peer_tls = settings.tls.peers.as_ref().map(TlsFiles::for_peers);
+    let peer_tls = peer_tls.transpose()?;
     let peer_listeners = bind(&settings.peer_listen).await?;
     let data_dir = |err| ServeError::DataDir {
         path: settings.data_dir.clone(),
@@ -161,14 +199,21 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
     };
     let mut ready = Some(ready);
     let first = {
-        let begin = begin(&disk, settings, &listeners, &peer_listeners, &mut ready);
+        let begin = begin(
+            &disk,
+            settings,
+            &peer_tls,
+            &listeners,
+            &peer_listeners,
+            &mut ready,
+        );
         tokio::select! {
             first = begin => first?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
     };
-    let lanes = Arc::new(Lanes::default());
+    let lanes = Arc::new(Lanes::new(peer_tls));
     let outbox = {
         let lanes = Arc::clone(&lanes);
         Outbox::new(move |message| lanes.send(&message))
@@ -206,9 +251,9 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
             .add_routes(routes(&shared));
         (server, until)
     };
-    for listener in listeners.drain(..) {
+    for (listener, tls) in listeners.drain(..) {
         listen.extend(listener.local_addr());
-        let incoming = clients(listener);
+        let incoming = clients(listener, tls);
         let (server, until) = server();
         served.spawn(server.serve_with_incoming_shutdown(incoming, until));
     }
@@ -271,16 +316,17 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
 async fn begin(
     disk: &Directory,
     settings: &Settings,
-    listeners: &[Arc<TcpListener>],
+    tls: &Option<PeerTls>,
+    listeners: &[ClientListener],
     peer_listeners: &[Arc<TcpListener>],
     ready: &mut Option<impl FnOnce(&Ready)>,
 ) -> Result<First, ServeError> {
-    match bootstrap::first(disk, settings, peer_listeners).await? {
+    match bootstrap::first(disk, settings, tls, peer_listeners).await? {
         Found::Member(first) => Ok(first),
         Found::Proxy(members) => {
             log::info!("there are enough members: clients are passed on to them");
             if let Some(ready) = ready.take() {
-                let listen = listeners.iter().filter_map(|l| l.local_addr().ok());
+                let listen = listeners.iter().filter_map(|(l, _)| l.local_addr().ok());
                 ready(&Ready {
                     listen: listen.collect(),
                     cluster: 0,
@@ -288,13 +334,16 @@ async fn begin(
                 });
             }
             let joining = settings.bootstrap.joining().ok_or(ServeError::Gone)?;
-            Ok(proxy::serve(settings, joining, listeners, members).await)
+            Ok(proxy::serve(settings, joining, tls, listeners, members).await)
         }
     }
 }
 
 /// Clients, as they connect.
-fn clients(listener: Arc<TcpListener>) -> impl Stream<Item = io::Result<TcpStream>> {
+fn clients(
+    listener: Arc<TcpListener>,
+    tls: Option<TlsAcceptor>,
+) -> impl Stream<Item = io::Result<Io>> {
     let (sender, streams) = tokio::sync::mpsc::channel(ACCEPT_AHEAD);
     tokio::spawn(async move {
         loop {
@@ -306,9 +355,21 @@ fn clients(listener: Arc<TcpListener>) -> impl Stream<Item = io::Result<TcpStrea
                 Ok((stream, _)) => {
                     // Answers are small, and clients wait for them.
                     let _ = stream.set_nodelay(true);
-                    if sender.send(Ok(stream)).await.is_err() {
-                        return;
-                    }
+                    let Some(tls) = tls.clone() else {
+                        if sender.send(Ok(Io::Plain(stream))).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    };
+                    let sender = sender.clone();
+                    // A client that is slow to shake hands keeps no other one waiting.
+                    tokio::spawn(async move {
+                        match tls::accept_client(&tls, stream).await {
+                            // Nothing is sent to a server that has stopped.
+                            Ok(stream) => drop(sender.send(Ok(stream)).await),
+                            Err(err) => log::debug!("a client's TLS: {err}"),
+                        }
+                    });
                 }
                 Err(err) => {
                     log::warn!("accept a client: {err}");
@@ -347,6 +408,8 @@ fn routes(shared: &Arc<Shared>) -> Routes {
             .add_service(pb::maintenance_server::MaintenanceServer::new(
                 maintenance::Maintenance(face()),
             ))
+            .add_service(LockServer::new(turns::Lock(face())))
+            .add_service(ElectionServer::new(turns::Election(face())))
             .add_service(HealthServer::new(maintenance::Health(face())));
     http::add(grpc, face())
 }

@@ -28,6 +28,7 @@ fn member_process() {
         peer_listen: Vec::new(),
         peer_urls: vec!["http://localhost:2380".into()],
         bootstrap: orlop_store::server::Bootstrap::Alone,
+        tls: orlop_store::server::Tls::default(),
         options: orlop_store::node::Options::default(),
     };
     orlop_store::server::run(&settings, |_| {}).expect("the member serves");

@@ -44,6 +44,12 @@ fn values(store: &Store) -> Vec<(&'static str, String, &Source)> {
         ("name", &store.name),
         ("initial_cluster_state", &store.initial_cluster_state),
         ("initial_cluster_token", &store.initial_cluster_token),
+        ("cert_file", &store.cert_file),
+        ("key_file", &store.key_file),
+        ("trusted_ca_file", &store.trusted_ca_file),
+        ("peer_cert_file", &store.peer_cert_file),
+        ("peer_key_file", &store.peer_key_file),
+        ("peer_trusted_ca_file", &store.peer_trusted_ca_file),
         ("quota_backend_bytes", &store.quota_backend_bytes),
         ("auto_compaction_mode", &store.auto_compaction_mode),
         (
@@ -75,8 +81,15 @@ fn values(store: &Store) -> Vec<(&'static str, String, &Source)> {
     if let Some(token) = &store.token {
         out.push(("token", token.value.reveal().to_owned(), &token.source));
     }
-    if let Some(bootstrap) = &store.bootstrap {
-        out.push(("bootstrap", bootstrap.value.to_string(), &bootstrap.source));
+    let switches = [
+        ("bootstrap", &store.bootstrap),
+        ("client_cert_auth", &store.client_cert_auth),
+        ("peer_client_cert_auth", &store.peer_client_cert_auth),
+    ];
+    for (flag, value) in switches {
+        if let Some(value) = value {
+            out.push((flag, value.value.to_string(), &value.source));
+        }
     }
     out
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use super::join::{self, Found, Joining};
 use super::peers::ask_members;
 use super::shared::random_u64;
+use super::tls::PeerTls;
 use super::{Settings, peers};
 use crate::disk::Disk;
 use crate::proto::etcdserverpb::Member;
@@ -83,13 +84,14 @@ pub(super) struct First {
 pub(super) async fn first(
     disk: &dyn Disk,
     settings: &Settings,
+    tls: &Option<PeerTls>,
     listeners: &[Arc<TcpListener>],
 ) -> Result<Found, BootstrapError> {
     if State::exists(disk)? {
         return Ok(Found::Member(First::default()));
     }
     let first = match &settings.bootstrap {
-        Bootstrap::Join(joining) => return Ok(join::find(settings, joining, listeners).await),
+        Bootstrap::Join(joining) => return Ok(join::find(settings, joining, tls, listeners).await),
         Bootstrap::Alone => Ok(alone(Member {
             name: settings.name.clone(),
             peer_ur_ls: settings.peer_urls.clone(),
@@ -105,7 +107,7 @@ pub(super) async fn first(
             }
             new_cluster(&settings.name, members, token)
         }
-        Bootstrap::Existing { members } => added(settings, members).await,
+        Bootstrap::Existing { members } => added(settings, tls, members).await,
     };
     first.map(Found::Member)
 }
@@ -176,6 +178,7 @@ fn id_of(parts: &[&[u8]]) -> u64 {
 
 async fn added(
     settings: &Settings,
+    tls: &Option<PeerTls>,
     members: &[(String, Vec<String>)],
 ) -> Result<First, BootstrapError> {
     let urls: Vec<&String> = members
@@ -186,7 +189,7 @@ async fn added(
     let mut failed = BootstrapError::NotAdded(settings.peer_urls.clone());
     for round in 0..ROUNDS {
         for url in &urls {
-            match ask_members(url).await {
+            match ask_members(url, tls.as_ref()).await {
                 Ok((cluster, others)) => {
                     let same = |m: &&Member| sorted(&m.peer_ur_ls) == sorted(&settings.peer_urls);
                     // A member that has just joined itself knows no one yet.

@@ -14,6 +14,35 @@ use super::{CLUSTER_VERSION, ETCD_VERSION};
 /// Adds the paths to the services.
 pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
     let router = super::v2::add(services.into_axum_router(), &shared);
+    let (live, member, measured) = (
+        Arc::clone(&shared),
+        Arc::clone(&shared),
+        Arc::clone(&shared),
+    );
+    // etcd's: alive as long as the member's thread is, and ready when it can say what holds now.
+    let livez = move || {
+        std::future::ready(if live.is_stopped() {
+            (StatusCode::SERVICE_UNAVAILABLE, "the member has stopped\n")
+        } else {
+            (StatusCode::OK, "ok\n")
+        })
+    };
+    let readyz = move || {
+        let member = Arc::clone(&member);
+        async move {
+            match member.read(false).await {
+                Ok(_) => (StatusCode::OK, "ok\n".to_owned()),
+                Err(status) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("[-]linearizable_read failed: {}\n", status.message()),
+                ),
+            }
+        }
+    };
+    let metrics = move || {
+        let text = super::metrics::text(&measured);
+        std::future::ready(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+    };
     let health = move || {
         let status = shared.status();
         std::future::ready(if status.serves && !status.full {
@@ -42,6 +71,9 @@ pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
     };
     let router = router
         .route("/health", get(health))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
         .route("/version", get(version))
         .fallback(unknown);
     Routes::from(router)

@@ -13,6 +13,7 @@ use tonic::Status as GrpcStatus;
 use super::bootstrap::{First, alone};
 use super::peers::{self, AskError, address_of};
 use super::shared::{Shared, random_u64};
+use super::tls::PeerTls;
 use super::token::Token;
 use super::{Settings, peers::PEER_PORT};
 use crate::bytes::{Ended, Reader};
@@ -119,6 +120,7 @@ pub(super) enum Found {
 pub(super) async fn find(
     settings: &Settings,
     joining: &Joining,
+    tls: &Option<PeerTls>,
     listeners: &[Arc<TcpListener>],
 ) -> Found {
     let (caller, called) = watch::channel(Vec::new());
@@ -126,10 +128,10 @@ pub(super) async fn find(
         .iter()
         .map(|listener| {
             let (listener, caller) = (Arc::clone(listener), caller.clone());
-            tokio::spawn(peers::note_callers(listener, caller))
+            tokio::spawn(peers::note_callers(listener, tls.clone(), caller))
         })
         .collect();
-    let found = ask_around(settings, joining, &called).await;
+    let found = ask_around(settings, joining, tls.as_ref(), &called).await;
     for task in callers {
         task.abort();
     }
@@ -139,6 +141,7 @@ pub(super) async fn find(
 async fn ask_around(
     settings: &Settings,
     joining: &Joining,
+    tls: Option<&PeerTls>,
     called: &watch::Receiver<Vec<String>>,
 ) -> Found {
     let began = Instant::now();
@@ -169,7 +172,7 @@ async fn ask_around(
         };
         let mut there = false;
         for url in &urls {
-            let told = match peers::ask_to_join(url, &joining.token, &said, 0).await {
+            let told = match peers::ask_to_join(url, tls, &joining.token, &said, 0).await {
                 Ok(told) => told,
                 Err(err) => {
                     there |= matches!(err, AskError::Refused(_));
@@ -233,7 +236,14 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
     let ways = seeds.into_iter().chain([world]);
     ways.filter_map(way_to)
         .next()
-        .map(|ip| format!("http://{}", SocketAddr::new(ip, port)))
+        .map(|ip| {
+            let scheme = if settings.tls.peers.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            format!("{scheme}://{}", SocketAddr::new(ip, port))
+        })
         .into_iter()
         .collect()
 }
@@ -379,7 +389,10 @@ pub(super) async fn announce(shared: Arc<Shared>, settings: Settings, joining: J
             urls.extend(&joining.seeds);
             for url in urls.into_iter().filter(|url| !own.contains(url)) {
                 let cluster = shared.owner.cluster;
-                let Ok(told) = peers::ask_to_join(url, &joining.token, &said, cluster).await else {
+                let Ok(told) =
+                    peers::ask_to_join(url, shared.peer_tls(), &joining.token, &said, cluster)
+                        .await
+                else {
                     continue;
                 };
                 if told.answer == Answer::Removed && told.cluster == cluster {

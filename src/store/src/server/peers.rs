@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::join::Told;
 use super::shared::Shared;
+use super::tls::{Io, PeerTls};
 use super::token::{self, Token};
 use crate::bytes::Reader;
 use crate::node::Input;
@@ -66,14 +67,27 @@ struct Lane {
 }
 
 /// The ways to all other members.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lanes {
+    tls: Option<PeerTls>,
     lanes: Mutex<HashMap<u64, Lane>>,
     /// Where this member is reached, as far as it knows.
     own: Arc<Mutex<Vec<String>>>,
 }
 
 impl Lanes {
+    pub(super) fn new(tls: Option<PeerTls>) -> Self {
+        Self {
+            tls,
+            lanes: Mutex::default(),
+            own: Arc::default(),
+        }
+    }
+
+    pub(super) fn tls(&self) -> Option<&PeerTls> {
+        self.tls.as_ref()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,6 +107,7 @@ impl Lanes {
         };
         let caller = Caller {
             owner,
+            tls: self.tls.clone(),
             urls: Arc::clone(&self.own),
         };
         tokio::spawn(carry(member.clone(), caller, receiver, waiting));
@@ -161,6 +176,7 @@ impl Lanes {
 #[derive(Debug)]
 struct Caller {
     owner: Owner,
+    tls: Option<PeerTls>,
     urls: Arc<Mutex<Vec<String>>>,
 }
 
@@ -214,7 +230,10 @@ fn hello(kind: u8, cluster: u64, from: u64, to: u64) -> Vec<u8> {
 
 /// The addresses of a member. Names are not resolved here: a member's URL must have an address.
 pub fn address_of(url: &str) -> Option<SocketAddr> {
-    let rest = url.strip_prefix("http://")?.trim_end_matches('/');
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?
+        .trim_end_matches('/');
     if let Some(port) = rest.strip_prefix("localhost:") {
         return Some(SocketAddr::new(
             IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -224,19 +243,46 @@ pub fn address_of(url: &str) -> Option<SocketAddr> {
     rest.parse().ok()
 }
 
-async fn connect(urls: &[String]) -> io::Result<TcpStream> {
+async fn connect(urls: &[String], tls: Option<&PeerTls>) -> io::Result<Io> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "it has no URL with an address");
-    for address in urls.iter().filter_map(|url| address_of(url)) {
-        match tokio::time::timeout(CONNECT_TIME, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
+    for url in urls {
+        let Some(address) = address_of(url) else {
+            continue;
+        };
+        let stream = match tokio::time::timeout(CONNECT_TIME, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(err)) => {
+                failed = err;
+                continue;
             }
-            Ok(Err(err)) => failed = err,
-            Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            Err(_) => {
+                failed = io::ErrorKind::TimedOut.into();
+                continue;
+            }
+        };
+        stream.set_nodelay(true)?;
+        if url.starts_with("http://") {
+            return Ok(Io::Plain(stream));
+        }
+        let Some(tls) = tls else {
+            failed = io::Error::other("it wants TLS, for which there is no certificate here");
+            continue;
+        };
+        match tls.connect(stream, address).await {
+            Ok(stream) => return Ok(stream),
+            Err(err) => failed = err,
         }
     }
     Err(failed)
+}
+
+/// A connection of another member, by TLS if there is any.
+async fn accepted(stream: TcpStream, from: SocketAddr, tls: Option<&PeerTls>) -> io::Result<Io> {
+    stream.set_nodelay(true)?;
+    match tls {
+        None => Ok(Io::Plain(stream)),
+        Some(tls) => tls.accept(stream, from).await,
+    }
 }
 
 /// Carries messages to one member until its lane is closed.
@@ -274,7 +320,7 @@ async fn carry_on(
     told: &mut bool,
 ) -> io::Result<()> {
     waiting.fetch_sub(first.len(), Relaxed);
-    let stream = connect(&member.peer_ur_ls).await?;
+    let stream = connect(&member.peer_ur_ls, caller.tls.as_ref()).await?;
     if std::mem::take(told) {
         log::info!("member {:x} is reached again", member.id);
     }
@@ -309,7 +355,7 @@ pub(super) async fn listen(shared: Arc<Shared>, listener: Arc<TcpListener>) {
             Ok((stream, address)) => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    if let Err(err) = receive(&shared, stream).await {
+                    if let Err(err) = receive(&shared, stream, address).await {
                         let level = if err.kind() == io::ErrorKind::PermissionDenied {
                             log::Level::Warn
                         } else {
@@ -358,15 +404,19 @@ async fn read_hello(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Hell
 /// Notes where members of a cluster call from, for a machine that is in none yet.
 pub(super) async fn note_callers(
     listener: Arc<TcpListener>,
+    tls: Option<PeerTls>,
     caller: tokio::sync::watch::Sender<Vec<String>>,
 ) {
     loop {
-        let Ok((mut stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
-        let caller = caller.clone();
+        let (caller, tls) = (caller.clone(), tls.clone());
         tokio::spawn(async move {
+            let Ok(mut stream) = accepted(stream, from, tls.as_ref()).await else {
+                return;
+            };
             if !read_hello(&mut stream).await.is_ok_and(|h| h.kind == BRING) {
                 return;
             }
@@ -380,8 +430,8 @@ pub(super) async fn note_callers(
     }
 }
 
-async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn receive(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+    let stream = accepted(stream, from, shared.peer_tls()).await?;
     let mut stream = BufReader::with_capacity(64 << 10, stream);
     let Hello {
         kind,
@@ -430,7 +480,7 @@ async fn receive(shared: &Shared, stream: TcpStream) -> io::Result<()> {
     }
 }
 
-async fn bring(shared: &Shared, stream: &mut BufReader<TcpStream>) -> io::Result<()> {
+async fn bring(shared: &Shared, stream: &mut BufReader<Io>) -> io::Result<()> {
     loop {
         let payload = read_frame(stream).await?;
         let message = PeerMessage::decode(&payload).map_err(io::Error::other)?;
@@ -447,9 +497,12 @@ async fn bring(shared: &Shared, stream: &mut BufReader<TcpStream>) -> io::Result
 ///
 /// # Errors
 /// It cannot be reached, or does not answer so.
-pub async fn ask_members(url: &str) -> io::Result<(u64, Vec<Member>)> {
+pub(super) async fn ask_members(
+    url: &str,
+    tls: Option<&PeerTls>,
+) -> io::Result<(u64, Vec<Member>)> {
     let ask = async {
-        let mut stream = connect(&[url.to_owned()]).await?;
+        let mut stream = connect(&[url.to_owned()], tls).await?;
         stream.write_all(&hello(LIST, 0, 0, 0)).await?;
         let payload = read_frame(&mut stream).await?;
         let list = MemberListResponse::decode(payload.as_slice()).map_err(io::Error::other)?;
@@ -477,12 +530,13 @@ pub(super) enum AskError {
 
 async fn prove(
     url: &str,
+    tls: Option<&PeerTls>,
     token: &Token,
     kind: u8,
     cluster: u64,
     body: &[u8],
-) -> Result<(TcpStream, Vec<u8>), AskError> {
-    let mut stream = connect(&[url.to_owned()])
+) -> Result<(Io, Vec<u8>), AskError> {
+    let mut stream = connect(&[url.to_owned()], tls)
         .await
         .map_err(AskError::Connect)?;
     let talk = async {
@@ -496,12 +550,13 @@ async fn prove(
 /// Asks a member to take part in its cluster, or says to it where this member of `cluster` is.
 pub(super) async fn ask_to_join(
     url: &str,
+    tls: Option<&PeerTls>,
     token: &Token,
     said: &Member,
     cluster: u64,
 ) -> Result<Told, AskError> {
     let said = said.encode_to_vec();
-    let asked = prove(url, token, JOIN, cluster, &said);
+    let asked = prove(url, tls, token, JOIN, cluster, &said);
     let (_, answer) = tokio::time::timeout(JOIN_TIME, asked)
         .await
         .map_err(|_| AskError::Connect(io::ErrorKind::TimedOut.into()))??;
@@ -509,10 +564,14 @@ pub(super) async fn ask_to_join(
 }
 
 /// Opens a way for a client to a member.
-pub(super) async fn open_tunnel(urls: &[String], token: &Token) -> Result<TcpStream, AskError> {
+pub(super) async fn open_tunnel(
+    urls: &[String],
+    tls: Option<&PeerTls>,
+    token: &Token,
+) -> Result<Io, AskError> {
     let mut failed = AskError::Connect(io::ErrorKind::NotFound.into());
     for url in urls {
-        match tokio::time::timeout(OPEN_TIME, prove(url, token, CLIENT, 0, &[])).await {
+        match tokio::time::timeout(OPEN_TIME, prove(url, tls, token, CLIENT, 0, &[])).await {
             Ok(Ok((stream, _))) => return Ok(stream),
             Ok(Err(err)) => failed = err,
             Err(_) => failed = AskError::Connect(io::ErrorKind::TimedOut.into()),

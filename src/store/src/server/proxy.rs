@@ -4,12 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
-use super::Settings;
 use super::bootstrap::First;
 use super::join::{Answer, Joining, own_urls};
 use super::peers::{self, open_tunnel};
+use super::tls::{Io, PeerTls, accept_client};
+use super::token::Token;
+use super::{ClientListener, Settings};
 use crate::proto::etcdserverpb::Member;
 use crate::state::Genesis;
 
@@ -46,21 +49,24 @@ impl Members {
 pub(super) async fn serve(
     settings: &Settings,
     joining: &Joining,
-    listeners: &[Arc<TcpListener>],
+    tls: &Option<PeerTls>,
+    listeners: &[ClientListener],
     members: Vec<Member>,
 ) -> First {
     let known = Arc::new(Members(Mutex::new(members)));
     let tasks: Vec<_> = listeners
         .iter()
-        .map(|listener| {
-            tokio::spawn(accept(
-                Arc::clone(listener),
-                Arc::clone(&known),
-                joining.clone(),
-            ))
+        .map(|(listener, client_tls)| {
+            let way = Way {
+                known: Arc::clone(&known),
+                token: joining.token.clone(),
+                tls: tls.clone(),
+                client_tls: client_tls.clone(),
+            };
+            tokio::spawn(accept(Arc::clone(listener), Arc::new(way)))
         })
         .collect();
-    let first = ask_for_a_place(settings, joining, &known).await;
+    let first = ask_for_a_place(settings, joining, tls.as_ref(), &known).await;
     // Clients that are connected keep their way; new ones are the member's.
     for task in tasks {
         task.abort();
@@ -68,7 +74,12 @@ pub(super) async fn serve(
     first
 }
 
-async fn ask_for_a_place(settings: &Settings, joining: &Joining, known: &Members) -> First {
+async fn ask_for_a_place(
+    settings: &Settings,
+    joining: &Joining,
+    tls: Option<&PeerTls>,
+    known: &Members,
+) -> First {
     loop {
         tokio::time::sleep(ASK_AGAIN).await;
         let said = Member {
@@ -84,7 +95,7 @@ async fn ask_for_a_place(settings: &Settings, joining: &Joining, known: &Members
             .collect();
         urls.extend(joining.seeds.clone());
         for url in &urls {
-            let Ok(told) = peers::ask_to_join(url, &joining.token, &said, 0).await else {
+            let Ok(told) = peers::ask_to_join(url, tls, &joining.token, &said, 0).await else {
                 continue;
             };
             if let Answer::Member(member) = told.answer {
@@ -105,12 +116,30 @@ async fn ask_for_a_place(settings: &Settings, joining: &Joining, known: &Members
     }
 }
 
-async fn accept(listener: Arc<TcpListener>, known: Arc<Members>, joining: Joining) {
+/// How clients get to a member.
+struct Way {
+    known: Arc<Members>,
+    token: Token,
+    tls: Option<PeerTls>,
+    client_tls: Option<TlsAcceptor>,
+}
+
+async fn accept(listener: Arc<TcpListener>, way: Arc<Way>) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let (known, joining) = (Arc::clone(&known), joining.clone());
-                tokio::spawn(async move { pass_on(client, &known, &joining).await });
+                let way = Arc::clone(&way);
+                tokio::spawn(async move {
+                    let _ = client.set_nodelay(true);
+                    let client = match &way.client_tls {
+                        None => Ok(Io::Plain(client)),
+                        Some(tls) => accept_client(tls, client).await,
+                    };
+                    match client {
+                        Ok(client) => way.pass_on(client).await,
+                        Err(err) => log::debug!("a client's TLS: {err}"),
+                    }
+                });
             }
             Err(err) => {
                 log::warn!("accept a client: {err}");
@@ -120,17 +149,19 @@ async fn accept(listener: Arc<TcpListener>, known: Arc<Members>, joining: Joinin
     }
 }
 
-async fn pass_on(mut client: TcpStream, known: &Members, joining: &Joining) {
-    let _ = client.set_nodelay(true);
-    for member in known.all() {
-        match open_tunnel(&member.peer_ur_ls, &joining.token).await {
-            Ok(mut tunnel) => {
-                known.prefer(member.id);
-                // Either end may break at any time; the other one sees it.
-                let _ = copy_bidirectional(&mut client, &mut tunnel).await;
-                return;
+impl Way {
+    async fn pass_on(&self, mut client: Io) {
+        for member in self.known.all() {
+            let tunnel = open_tunnel(&member.peer_ur_ls, self.tls.as_ref(), &self.token).await;
+            match tunnel {
+                Ok(mut tunnel) => {
+                    self.known.prefer(member.id);
+                    // Either end may break at any time; the other one sees it.
+                    let _ = copy_bidirectional(&mut client, &mut tunnel).await;
+                    return;
+                }
+                Err(err) => log::warn!("pass a client on to member {:x}: {err}", member.id),
             }
-            Err(err) => log::warn!("pass a client on to member {:x}: {err}", member.id),
         }
     }
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tonic::Status as GrpcStatus;
 
 use super::join::Told;
 use super::peers::Lanes;
+use super::tls::{Io, PeerTls};
 use super::token::Token;
 use super::{ServeError, Settings};
 use crate::command::{Change, Command};
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     pub(super) data_dir: std::path::PathBuf,
     token: Option<Token>,
     /// Clients that come by way of machines without a member.
-    tunnels: UnboundedSender<io::Result<TcpStream>>,
+    tunnels: UnboundedSender<io::Result<Io>>,
 }
 
 /// The watches, and where the responses of each stream go.
@@ -81,7 +81,7 @@ impl Shared {
         settings: &Settings,
         lanes: Arc<Lanes>,
         inputs: mpsc::Sender<Input<Ticket>>,
-        tunnels: UnboundedSender<io::Result<TcpStream>>,
+        tunnels: UnboundedSender<io::Result<Io>>,
     ) -> Result<Self, ServeError> {
         let owner = node.owner();
         lanes.follow(node.roster(), owner);
@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// Serves a client that came by way of another machine.
-    pub(super) fn take_tunnel(&self, stream: TcpStream) {
+    pub(super) fn take_tunnel(&self, stream: Io) {
         // When the server stops, there is no one to serve it any more.
         let _ = self.tunnels.send(Ok(stream));
     }
@@ -128,6 +128,11 @@ impl Shared {
         if self.roster().member(said.id).is_some() {
             self.lanes.redirect(said, self.owner);
         }
+    }
+
+    /// How members talk, if with TLS.
+    pub(super) fn peer_tls(&self) -> Option<&PeerTls> {
+        self.lanes.tls()
     }
 
     /// Where this member is reached.
@@ -209,6 +214,17 @@ impl Shared {
         }
     }
 
+    /// Whether no more requests are taken.
+    pub(super) fn is_stopped(&self) -> bool {
+        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs.is_none()
+    }
+
+    /// Requests that wait for the member.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Takes no more requests; the member's thread ends.
     pub(super) fn stop(&self) {
         self.inputs
@@ -280,7 +296,8 @@ impl Shared {
         self.reader().map_err(GrpcStatus::from)
     }
 
-    fn reader(&self) -> Result<Reader, StateError> {
+    /// A sight of the state, which may be old.
+    pub(super) fn reader(&self) -> Result<Reader, StateError> {
         Reader::new(&self.database)
     }
 

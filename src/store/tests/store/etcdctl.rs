@@ -28,6 +28,7 @@ fn member_process() {
         peer_listen: Vec::new(),
         peer_urls: vec!["http://localhost:2380".into()],
         bootstrap: orlop_store::server::Bootstrap::Alone,
+        tls: orlop_store::server::Tls::default(),
         options: orlop_store::node::Options::default(),
     };
     orlop_store::server::run(&settings, |_| {}).expect("the member serves");
@@ -103,7 +104,7 @@ fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Child {
 }
 
 impl Server {
-    fn new(kind: Kind, data_dir: PathBuf) -> Self {
+    pub(crate) fn new(kind: Kind, data_dir: PathBuf) -> Self {
         let address = free_address();
         let process = start(kind, &data_dir, address);
         let server = Self {
@@ -130,7 +131,7 @@ impl Server {
     }
 
     /// The answer to an HTTP request, head and all; empty when no one answers.
-    fn http(&self, path: &str) -> String {
+    pub(crate) fn http(&self, path: &str) -> String {
         let mut answer = String::new();
         if let Ok(mut stream) = TcpStream::connect(self.address) {
             let asked = write!(

@@ -2,7 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-const FILES: [&str; 3] = ["etcdserverpb.rs", "grpc.health.v1.rs", "mvccpb.rs"];
+const FILES: [&str; 5] = [
+    "etcdserverpb.rs",
+    "grpc.health.v1.rs",
+    "mvccpb.rs",
+    "v3electionpb.rs",
+    "v3lockpb.rs",
+];
 
 /// With `ORLOP_UPDATE_GENERATED=1` it writes the code anew instead of comparing.
 #[test]
@@ -21,7 +27,12 @@ fn committed_code_is_current() -> anyhow::Result<()> {
         .build_transport(false)
         .out_dir(&out)
         .compile_protos(
-            &[proto.join("rpc.proto"), proto.join("health.proto")],
+            &[
+                proto.join("rpc.proto"),
+                proto.join("health.proto"),
+                proto.join("lock.proto"),
+                proto.join("election.proto"),
+            ],
             &[proto],
         )?;
     if !update {

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use orlop_store::node::Options;
-use orlop_store::server::{Bootstrap, Joining, Settings, Token};
+use orlop_store::server::{Bootstrap, Joining, MEMBER_NAME, Settings, Tls, TlsFiles, Token};
 
 use crate::etcdctl::free_address;
 
-/// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, and
-/// the peer URL that is asked.
+/// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, the
+/// peer URL that is asked, and the directory of the certificates, or `-`.
 const MACHINE: &str = "ORLOP_STORE_TEST_MACHINE";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,13 +22,24 @@ fn machine_of_a_cluster() {
         return;
     };
     let words: Vec<&str> = words.split(' ').collect();
-    let [machine, data_dir, client, peer, token, seed] = words[..] else {
+    let [machine, data_dir, client, peer, token, seed, certificates] = words[..] else {
         panic!("{words:?}");
+    };
+    let files = |name: &str| {
+        let directory = Path::new(certificates);
+        (certificates != "-").then(|| TlsFiles {
+            certificate: directory.join(format!("{name}.crt")),
+            key: directory.join(format!("{name}.key")),
+            authority: Some(directory.join("ca.crt")),
+        })
     };
     let settings = Settings {
         name: machine.into(),
         data_dir: data_dir.into(),
-        listen: vec![client.parse().expect("an address")],
+        listen: match certificates {
+            "-" => vec![client.parse().expect("an address")],
+            _ => Vec::new(),
+        },
         client_urls: vec![format!("http://{client}")],
         peer_listen: vec![peer.parse().expect("an address")],
         peer_urls: Vec::new(),
@@ -38,6 +49,15 @@ fn machine_of_a_cluster() {
             founds: None,
             machine: machine.into(),
         }),
+        tls: Tls {
+            listen: vec![client.parse().expect("an address")],
+            clients: files("member"),
+            peers: files(if machine.starts_with("client") {
+                "client"
+            } else {
+                "member"
+            }),
+        },
         options: Options::default(),
     };
     if let Err(err) = orlop_store::server::run(&settings, |_| {}) {
@@ -53,6 +73,7 @@ struct Machine {
     peer: SocketAddr,
     token: &'static str,
     seed: String,
+    certificates: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -65,6 +86,9 @@ impl Machine {
             self.peer.to_string(),
             self.token.to_owned(),
             self.seed.clone(),
+            self.certificates
+                .as_ref()
+                .map_or("-".into(), |d| d.display().to_string()),
         ];
         let child = Command::new(std::env::current_exe().expect("the test is a file"))
             .args(["joining::machine_of_a_cluster", "--exact", "--nocapture"])
@@ -83,10 +107,22 @@ impl Machine {
 
     /// What a command prints, or `None` when it fails.
     fn etcdctl(&self, words: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
+        let mut command = Command::new("etcdctl");
+        command
             .env("ETCDCTL_API", "3")
-            .args(["--command-timeout=3s", "--endpoints"])
-            .arg(self.client.to_string())
+            .args(["--command-timeout=3s", "--endpoints"]);
+        match &self.certificates {
+            None => command.arg(self.client.to_string()),
+            Some(directory) => command
+                .arg(format!("https://{}", self.client))
+                .arg("--cacert")
+                .arg(directory.join("ca.crt"))
+                .arg("--cert")
+                .arg(directory.join("client.crt"))
+                .arg("--key")
+                .arg(directory.join("client.key")),
+        };
+        let output = command
             .args(words)
             .stderr(Stdio::null())
             .output()
@@ -131,6 +167,7 @@ fn machines(directory: &Path, count: usize) -> Vec<Machine> {
             peer: if i == 0 { seed } else { free_address() },
             token: "one-for-all-of-them",
             seed: format!("http://{seed}"),
+            certificates: None,
             process: None,
         })
         .collect()
@@ -258,4 +295,73 @@ fn the_sixth_machine_passes_its_clients_on_until_there_is_a_place() {
     last.insist(&["member", "remove", &id]);
     last.wait_for(&["member", "list"], |list| voter(list, "m5").is_some());
     last.wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+}
+
+/// An authority, a member's certificate and a client's.
+fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    let write = |name: &str, text: String| {
+        std::fs::write(directory.join(name), text).expect("it can be written");
+    };
+    let authority_params = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let authority_key = KeyPair::generate()?;
+    write(
+        "ca.crt",
+        authority_params().self_signed(&authority_key)?.pem(),
+    );
+    let issuer = Issuer::new(authority_params(), authority_key);
+    for (name, host) in [("member", MEMBER_NAME), ("client", "client")] {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        if name == "member" {
+            let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
+            params.subject_alt_names.push(SanType::IpAddress(loopback));
+        }
+        write(
+            &format!("{name}.crt"),
+            params.signed_by(&key, &issuer)?.pem(),
+        );
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+    Ok(())
+}
+
+#[test]
+fn members_and_clients_talk_by_tls_alone_when_there_are_certificates() {
+    let directory = tempfile::tempdir().expect("a directory");
+    make_certificates(directory.path()).expect("certificates");
+    let mut machines = machines(directory.path(), 4);
+    for machine in &mut machines {
+        machine.certificates = Some(directory.path().to_owned());
+        machine.seed = machine.seed.replace("http://", "https://");
+    }
+    // A client's certificate of the same authority, and even the token, make no member.
+    machines[3].name = "client-only".into();
+    for machine in &mut machines {
+        machine.start();
+    }
+    machines[0].wait_for(&["member", "list"], |list| {
+        voters(list).len() == 3 && list.matches("https://127.0.0.1:").count() == 3
+    });
+    assert_eq!(machines[2].insist(&["put", "k", "v"]), "OK");
+    assert_eq!(machines[0].insist(&["get", "k", "--print-value-only"]), "v");
+    let list = machines[1].insist(&["member", "list"]);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    // Whoever speaks no TLS, or shows no certificate, gets no answer.
+    let certificates = machines[0].certificates.take();
+    assert_eq!(machines[0].etcdctl(&["get", "k"]), None);
+    let output = Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--command-timeout=3s", "--endpoints"])
+        .arg(format!("https://{}", machines[0].client))
+        .arg("--cacert")
+        .arg(certificates.expect("it had some").join("ca.crt"))
+        .args(["get", "k"])
+        .output()
+        .expect("etcdctl starts");
+    assert!(!output.status.success());
 }

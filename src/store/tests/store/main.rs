@@ -14,4 +14,5 @@ mod random;
 mod room;
 mod simulated_disk;
 mod simulation;
+mod turns;
 mod v2;

@@ -45,6 +45,7 @@ fn member_of_a_cluster() {
         } else {
             Bootstrap::Existing { members }
         },
+        tls: orlop_store::server::Tls::default(),
         options: Options {
             keep_entries: 10,
             ..Options::default()
