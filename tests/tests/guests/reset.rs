@@ -96,7 +96,7 @@ pub(crate) fn the_operator_resets_and_recovers(machine: &mut Scenario) {
         for line in ["active", "inactive", "kept"] {
             ensure!(said.lines().any(|l| l.trim() == line), "no {line}: {said}");
         }
-        shell.run("(sleep 1; systemctl reboot) &", until).map(|_| ())
+        shell.run("{ (sleep 1; systemctl reboot) & }", until).map(|_| ())
     });
     machine.need("the start after that is one like any other", |guest| {
         guest.wait_for_ssh().map(|_| ())
