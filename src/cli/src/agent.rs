@@ -13,7 +13,7 @@ use orlop_agent::agent::{self, Settings, Timing};
 use orlop_agent::facts::{self, Facts};
 use orlop_agent::supervisor::Pid1;
 
-use crate::{stderr, store, unit};
+use crate::{stderr, unit};
 
 /// The group that may use the API's socket.
 const GROUP: &str = "sudo";
@@ -79,9 +79,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         for address in addresses {
             log::info!("serving fleet's API at {address}");
         }
-        if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
-            && let Err(err) = store::notify(&socket)
-        {
+        if let Err(err) = orlop_sys::notify::tell("READY=1") {
             log::warn!("cannot tell that the agent is ready: {err}");
         }
     };

@@ -7,6 +7,7 @@ mod boot_times;
 mod calendar;
 mod cluster;
 mod config;
+mod confine;
 mod container;
 mod docker;
 mod fleetctl;
@@ -123,6 +124,12 @@ const COMMANDS: &[Command] = &[
         applet: true,
         summary: "place units on the cluster's machines, and say why they are where they are",
         run: fleetctl::run,
+    },
+    Command {
+        name: "confine",
+        applet: false,
+        summary: "become a unit's program, confined; started by PID 1",
+        run: confine::run,
     },
     Command {
         name: "container",

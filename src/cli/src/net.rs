@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use orlop_net::role::{self, notify::Supervisor, online};
+use orlop_net::role::{self, online};
+use orlop_sys::notify::Supervisor;
 
 use crate::stderr;
 
@@ -44,10 +45,13 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             }
             Err(err) => err.into(),
         },
-        None => {
-            let Err(err) = role::run(&directory, Supervisor::from_environment());
-            err.into()
-        }
+        None => match Supervisor::from_environment() {
+            Ok(supervisor) => {
+                let Err(err) = role::run(&directory, supervisor);
+                err.into()
+            }
+            Err(err) => err.into(),
+        },
     };
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,10 +1,7 @@
 //! `orlop store`: a member of the store in the foreground, with etcd's flags.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -272,23 +269,9 @@ fn announce(settings: &Settings, ready: &Ready) {
         "enabled capabilities for version {}",
         server::CLUSTER_VERSION.trim_end_matches(".0")
     );
-    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
-        && let Err(err) = notify(&socket)
-    {
-        log::warn!("tell {} that the member is ready: {err}", socket.display());
+    if let Err(err) = orlop_sys::notify::tell("READY=1") {
+        log::warn!("cannot tell that the member is ready: {err}");
     }
-}
-
-/// sd_notify(3): one datagram; a name that begins with `@` is in the abstract namespace.
-pub(crate) fn notify(socket: &std::ffi::OsStr) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let bytes = socket.as_bytes();
-    let address = match bytes.strip_prefix(b"@") {
-        Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
-        None => std::os::unix::net::SocketAddr::from_pathname(socket)?,
-    };
-    UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address)?;
-    Ok(())
 }
 
 fn parse(

@@ -1,96 +1,257 @@
 //! `systemctl`, and the short words for the machine's end: what PID 1 is asked, and what it answers.
 
+mod files;
+mod list;
+mod show;
+mod status;
+
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use orlop_init::client::{Client, Error};
-use orlop_journal::filter::Filter;
+use orlop_unit::Civil;
 use serde_json::{Value, json};
 
 /// systemctl(1)'s exit code for a unit that is not running (LSB 3).
 const NOT_RUNNING: u8 = 3;
 /// systemctl(1)'s exit code for a unit that does not exist (LSB 4).
 const NO_SUCH_UNIT: u8 = 4;
-/// The journal's lines that `status` shows.
-const STATUS_LINES: usize = 10;
 
-const HELP: &str = "Usage: systemctl COMMAND [UNIT…]
+const HELP: &str = "Usage: systemctl [OPTION…] COMMAND [UNIT…]
 
-Commands:
+Units:
   start|stop|restart|try-restart|reload UNIT…   wait until it is done; --no-block does not
-  status [UNIT…]            state, processes, the reason of a failure and the last log lines
-  show UNIT                 all that is known, as JSON
-  is-active|is-failed UNIT…
-  list-units [--all]        the loaded units
+  reload-or-restart|try-reload-or-restart UNIT…
+  isolate UNIT                  start it, and stop all that it does not need
   kill [-s SIGNAL] [--kill-whom=main|control|all] UNIT…
-  reset-failed [UNIT…]      forget failures and start limits
-  daemon-reload             read the unit files again
-  daemon-reexec             execute PID 1 anew; units, sockets and timers go on
+  reset-failed [UNIT…]          forget failures and start limits
+  status [-n LINES] [UNIT…]     state, processes, the reason of a failure and the last log lines
+  show [-p NAME,…] [--value] [--output=json] UNIT…
+  is-active|is-failed UNIT…
+  list-units [--all] [--type=TYPE] [--state=STATE] [--failed] [PATTERN…]
+  list-timers|list-sockets [--all] [PATTERN…]
+  list-dependencies [--reverse] [--all] [UNIT…]
+
+Unit files:
+  enable|disable [--now] [--runtime] UNIT…      links that start a unit with another
+  reenable|preset|mask|unmask UNIT…
+  is-enabled UNIT…
+  list-unit-files [--type=TYPE] [--state=STATE] [PATTERN…]
+  cat UNIT…
+  edit [--full] [--runtime] [--stdin] [--drop-in=NAME] UNIT…
+  daemon-reload                 read the unit files again
+
+Machine:
+  daemon-reexec                 execute PID 1 anew; units, sockets and timers go on
   reboot|poweroff|halt [-f]
+
+-q says less, --no-legend leaves heads and sums out. UNIT without a suffix is a service.
 ";
+
+#[derive(Debug, Default)]
+struct Options {
+    no_block: bool,
+    all: bool,
+    force: bool,
+    quiet: bool,
+    signal: Option<String>,
+    whom: Option<String>,
+    now: bool,
+    runtime: bool,
+    full: bool,
+    stdin: bool,
+    drop_in: Option<String>,
+    reverse: bool,
+    no_legend: bool,
+    json: bool,
+    value_only: bool,
+    properties: Vec<String>,
+    types: Vec<String>,
+    states: Vec<String>,
+    lines: Option<usize>,
+}
+
+impl Options {
+    /// Whether a unit is of one of the types that are asked for.
+    fn has_type(&self, name: &str) -> bool {
+        let suffix = name.rsplit('.').next().unwrap_or_default();
+        self.types.is_empty() || self.types.iter().any(|t| t == suffix)
+    }
+
+    /// Takes an option and its value; `false` when there is none of that name.
+    fn set(&mut self, name: &str, value: Option<String>) -> bool {
+        let list = |value: Option<String>| -> Vec<String> {
+            let text = value.unwrap_or_default();
+            text.split(',').map(str::to_owned).collect()
+        };
+        match name {
+            "--no-block" => self.no_block = true,
+            "-a" | "--all" => self.all = true,
+            "-f" | "--force" => self.force = true,
+            "-q" | "--quiet" => self.quiet = true,
+            "--now" => self.now = true,
+            "--runtime" => self.runtime = true,
+            "--full" => self.full = true,
+            "--stdin" => self.stdin = true,
+            "--reverse" => self.reverse = true,
+            "--no-legend" => self.no_legend = true,
+            "--value" => self.value_only = true,
+            "--failed" => self.states.push("failed".to_owned()),
+            // Nothing here is paged, shortened, coloured or asked for, and there is one supervisor.
+            "--no-pager" | "--plain" | "-l" | "--system" | "--no-ask-password" | "--no-wall"
+            | "--legend" => {}
+            "-s" | "--signal" => self.signal = value,
+            "--kill-whom" | "--kill-who" => self.whom = value,
+            "--drop-in" => self.drop_in = value,
+            "-p" | "--property" => self.properties.extend(list(value)),
+            "-P" => {
+                self.properties.extend(list(value));
+                self.value_only = true;
+            }
+            "-t" | "--type" => self.types.extend(list(value)),
+            "--state" => self.states.extend(list(value)),
+            "-o" | "--output" => self.json = value.is_some_and(|v| v.starts_with("json")),
+            "-n" | "--lines" => match value.and_then(|v| v.parse().ok()) {
+                Some(lines) => self.lines = Some(lines),
+                None => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+
+    fn takes_value(name: &str) -> bool {
+        matches!(
+            name,
+            "-s" | "--signal"
+                | "--kill-whom"
+                | "--kill-who"
+                | "--drop-in"
+                | "-p"
+                | "--property"
+                | "-P"
+                | "-t"
+                | "--type"
+                | "--state"
+                | "-o"
+                | "--output"
+                | "-n"
+                | "--lines"
+        )
+    }
+
+    /// The options and the other words of a command line.
+    ///
+    /// # Errors
+    /// The option that there is none of.
+    fn parse(args: impl Iterator<Item = String>) -> Result<(Self, Vec<String>), String> {
+        let mut options = Self::default();
+        let mut words = Vec::new();
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            if arg == "--" {
+                words.extend(args.by_ref());
+            } else if !arg.starts_with('-') || arg == "-" {
+                words.push(arg);
+            } else {
+                let (name, mut value) = match arg.split_once('=') {
+                    Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+                    // `-n5` and `-pName`
+                    _ if !arg.starts_with("--") && arg.len() > 2 => {
+                        let (name, value) = arg.split_at_checked(2).unwrap_or((&arg, ""));
+                        (name, Some(value.to_owned()))
+                    }
+                    _ => (arg.as_str(), None),
+                };
+                if value.is_none() && Self::takes_value(name) {
+                    value = args.next();
+                    if value.is_none() {
+                        return Err(format!("option {name} takes a value"));
+                    }
+                }
+                let is_alone = value.is_none() || Self::takes_value(name) || name == "--legend";
+                if !is_alone || !options.set(name, value) {
+                    return Err(format!(
+                        "unknown option {arg}; `systemctl --help` lists them"
+                    ));
+                }
+            }
+        }
+        Ok((options, words))
+    }
+}
 
 /// Runs `systemctl`.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     orlop_sys::signal::end_with_closed_pipes();
-    let mut options = Options::default();
-    let mut words = Vec::new();
-    let mut args = args.iter().map(|a| a.to_string_lossy().into_owned());
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--no-block" => options.no_block = true,
-            "-a" | "--all" => options.all = true,
-            "-f" | "--force" => options.force = true,
-            "-q" | "--quiet" => options.quiet = true,
-            "--no-pager" | "--no-legend" | "--plain" | "--full" | "-l" | "--system" => {}
-            "-s" => options.signal = args.next(),
-            "-h" | "--help" => {
-                print!("{HELP}");
-                return ExitCode::SUCCESS;
-            }
-            other => {
-                if let Some(signal) = other.strip_prefix("--signal=") {
-                    options.signal = Some(signal.to_owned());
-                } else if let Some(whom) = other.strip_prefix("--kill-whom=") {
-                    options.whom = Some(whom.to_owned());
-                } else if other.starts_with('-') {
-                    eprintln!("systemctl: unknown option {other}; `systemctl --help` lists them");
-                    return ExitCode::from(2);
-                } else {
-                    words.push(arg);
-                }
-            }
-        }
+    if args.iter().any(|a| a == "-h" || a == "--help") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
     }
-    let (verb, units) = match words.split_first() {
-        Some((verb, units)) => (
-            verb.as_str(),
-            units.iter().map(|u| full_name(u)).collect::<Vec<_>>(),
-        ),
-        None => ("list-units", Vec::new()),
+    let words = args.iter().map(|a| a.to_string_lossy().into_owned());
+    let (options, words) = match Options::parse(words) {
+        Ok(parsed) => parsed,
+        Err(text) => {
+            eprintln!("systemctl: {text}");
+            return ExitCode::from(2);
+        }
     };
+    let (verb, rest) = match words.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("list-units", &[][..]),
+    };
+    let units: Vec<String> = rest.iter().map(|u| full_name(u)).collect();
+    match verb {
+        "is-enabled" => return files::is_enabled(&units, &options),
+        "list-unit-files" => return files::list(rest, &options),
+        "cat" => return files::cat(&units),
+        "enable" | "disable" | "reenable" | "mask" | "unmask" | "preset" => {
+            return match files::install(verb, &units, &options) {
+                Ok(changed) => put_in_force(verb, changed, &units, &options),
+                Err(code) => code,
+            };
+        }
+        "edit" => {
+            return match files::edit(&units, &options) {
+                Ok(changed) => put_in_force(verb, changed, &units, &options),
+                Err(code) => code,
+            };
+        }
+        _ => {}
+    }
     let mut client = match Client::connect() {
         Ok(client) => client,
         Err(err) => return fail(&err),
     };
     let outcome = match verb {
-        "start" | "stop" | "restart" | "try-restart" | "reload" => {
-            jobs(&mut client, verb, &units, &options)
-        }
-        "status" => status(&mut client, &units),
-        "show" => show(&mut client, &units),
+        "start"
+        | "stop"
+        | "restart"
+        | "try-restart"
+        | "reload"
+        | "reload-or-restart"
+        | "try-reload-or-restart"
+        | "isolate" => jobs(&mut client, verb, &units, &options),
+        "condrestart" => jobs(&mut client, "try-restart", &units, &options),
+        "force-reload" => jobs(&mut client, "try-reload-or-restart", &units, &options),
+        "status" => status::status(&mut client, &units, &options),
+        "show" => show::show(&mut client, &units, &options),
         "is-active" | "is-failed" => is_state(&mut client, verb, &units, &options),
-        "list-units" => list(&mut client, &options),
+        "list-units" => list::units(&mut client, rest, &options),
+        "list-timers" => list::timers(&mut client, rest, &options),
+        "list-sockets" => list::sockets(&mut client, rest, &options),
+        "list-dependencies" => list::dependencies(&mut client, &units, &options),
         "kill" => kill(&mut client, &units, &options),
         "reset-failed" => reset_failed(&mut client, &units),
-        "daemon-reload" => client.call("Reload", &json!({})).map(|_| ExitCode::SUCCESS),
+        "daemon-reload" => reload(&mut client),
         "daemon-reexec" => client
             .call("Reexecute", &json!({}))
             .map(|_| ExitCode::SUCCESS),
         "reboot" | "poweroff" | "halt" => shut_down(&mut client, verb, options.force),
         other => {
-            eprintln!("systemctl: no command {other}; `systemctl --help` lists them");
-            return ExitCode::from(2);
+            eprintln!("Unknown command verb {other}; `systemctl --help` lists them.");
+            return ExitCode::FAILURE;
         }
     };
     outcome.unwrap_or_else(|err| fail(&err))
@@ -102,16 +263,6 @@ pub(crate) fn end(action: &str, args: &[OsString]) -> ExitCode {
     Client::connect()
         .and_then(|mut client| shut_down(&mut client, action, force))
         .unwrap_or_else(|err| fail(&err))
-}
-
-#[derive(Debug, Default)]
-struct Options {
-    no_block: bool,
-    all: bool,
-    force: bool,
-    quiet: bool,
-    signal: Option<String>,
-    whom: Option<String>,
 }
 
 fn full_name(word: &str) -> String {
@@ -149,14 +300,44 @@ fn shut_down(client: &mut Client, action: &str, force: bool) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
+fn reload(client: &mut Client) -> Result<ExitCode, Error> {
+    client.call("Reload", &json!({})).map(|_| ExitCode::SUCCESS)
+}
+
+/// Has PID 1 read what was changed, and with `--now` starts or stops the units. Where no PID 1 of ours runs, as in a root that is
+/// only looked at, there is nothing to be told.
+fn put_in_force(verb: &str, changed: bool, units: &[String], options: &Options) -> ExitCode {
+    if !changed && !options.now {
+        return ExitCode::SUCCESS;
+    }
+    let mut client = match Client::connect() {
+        Ok(client) => client,
+        Err(Error::Connect(_)) if !options.now => return ExitCode::SUCCESS,
+        Err(err) => return fail(&err),
+    };
+    let outcome = reload(&mut client).and_then(|code| match (options.now, verb) {
+        (true, "enable" | "reenable") => jobs(&mut client, "start", units, options),
+        (true, "disable" | "mask") => jobs(&mut client, "stop", units, options),
+        _ => Ok(code),
+    });
+    outcome.unwrap_or_else(|err| fail(&err))
+}
+
 fn jobs(
     client: &mut Client,
     verb: &str,
     units: &[String],
     options: &Options,
 ) -> Result<ExitCode, Error> {
-    if units.is_empty() {
-        eprintln!("systemctl: {verb} takes at least one unit");
+    if units.is_empty() || (verb == "isolate" && units.len() > 1) {
+        eprintln!(
+            "systemctl: {verb} takes {} unit",
+            if verb == "isolate" {
+                "one"
+            } else {
+                "at least one"
+            }
+        );
         return Ok(ExitCode::from(2));
     }
     let mut code = ExitCode::SUCCESS;
@@ -174,6 +355,11 @@ fn jobs(
                     code = ExitCode::FAILURE;
                 }
             }
+            Err(Error::Refused { name, message }) if name.ends_with("NoSuchUnit") => {
+                eprintln!("Failed to {verb} {unit}: {message}");
+                // LSB 5, the program is not installed; to stop what is not there is another matter (systemctl(1)).
+                code = ExitCode::from(5);
+            }
             Err(err @ Error::Refused { .. }) => code = fail(&err),
             Err(err) => return Err(err),
         }
@@ -185,16 +371,54 @@ fn string<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn strings<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    let list = value.get(key).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+/// A time in microseconds since 1970, as systemd writes it.
+fn when(us: u64) -> String {
+    Civil::from_us(us).to_string()
+}
+
+/// A span in its two largest units, as systemd writes it.
+fn span(span: Duration) -> String {
+    const UNITS: [(u64, &str); 5] = [
+        (31_557_600, "y"),
+        (86_400, "d"),
+        (3_600, "h"),
+        (60, "min"),
+        (1, "s"),
+    ];
+    let seconds = span.as_secs();
+    if seconds < 60 {
+        let ms = span.subsec_millis();
+        return match (seconds, ms) {
+            (0, 0) => format!("{}us", span.subsec_micros()),
+            (0, ms) => format!("{ms}ms"),
+            (s, 0) => format!("{s}s"),
+            (s, ms) => format!("{s}.{ms:03}s"),
+        };
+    }
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, name) in UNITS {
+        if rest >= unit && parts.len() < 2 {
+            parts.push(format!("{}{name}", rest / unit));
+            rest %= unit;
+        } else if !parts.is_empty() {
+            break;
+        }
+    }
+    parts.join(" ")
+}
+
 fn look(client: &mut Client, unit: &str) -> Result<Value, Error> {
     let mut answer = client.call("Show", &json!({ "unit": unit }))?;
     Ok(answer.get_mut("unit").map(Value::take).unwrap_or_default())
-}
-
-fn show(client: &mut Client, units: &[String]) -> Result<ExitCode, Error> {
-    for unit in units {
-        println!("{:#}", look(client, unit)?);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn is_state(
@@ -228,46 +452,6 @@ fn is_state(
     })
 }
 
-fn list(client: &mut Client, options: &Options) -> Result<ExitCode, Error> {
-    let answer = client.call("List", &json!({ "all": options.all }))?;
-    let empty = Vec::new();
-    let mut units: Vec<&Value> = answer
-        .get("units")
-        .and_then(Value::as_array)
-        .unwrap_or(&empty)
-        .iter()
-        .filter(|u| {
-            options.all
-                || string(u, "active") != "inactive"
-                || string(u, "load") == "error"
-                || !string(u, "job").is_empty()
-        })
-        .collect();
-    units.sort_by_key(|u| string(u, "name"));
-    let width = units
-        .iter()
-        .map(|u| string(u, "name").len())
-        .max()
-        .unwrap_or(4)
-        .max(4);
-    println!(
-        "{:<width$} {:<9} {:<12} {:<12} DESCRIPTION",
-        "UNIT", "LOAD", "ACTIVE", "SUB"
-    );
-    for unit in &units {
-        println!(
-            "{:<width$} {:<9} {:<12} {:<12} {}",
-            string(unit, "name"),
-            string(unit, "load"),
-            string(unit, "active"),
-            string(unit, "sub"),
-            string(unit, "description")
-        );
-    }
-    println!("\n{} units listed.", units.len());
-    Ok(ExitCode::SUCCESS)
-}
-
 fn kill(client: &mut Client, units: &[String], options: &Options) -> Result<ExitCode, Error> {
     let word = options.signal.as_deref().unwrap_or("SIGTERM");
     let Some(signal) = orlop_unit::Signal::parse(word) else {
@@ -275,6 +459,10 @@ fn kill(client: &mut Client, units: &[String], options: &Options) -> Result<Exit
         return Ok(ExitCode::from(2));
     };
     let whom = options.whom.as_deref().unwrap_or("all");
+    if !matches!(whom, "all" | "main" | "control") {
+        eprintln!("systemctl: --kill-whom= is one of all main control");
+        return Ok(ExitCode::from(2));
+    }
     for unit in units {
         client.call(
             "Kill",
@@ -294,111 +482,40 @@ fn reset_failed(client: &mut Client, units: &[String]) -> Result<ExitCode, Error
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(client: &mut Client, units: &[String]) -> Result<ExitCode, Error> {
-    if units.is_empty() {
-        return list(client, &Options::default());
-    }
-    let mut code = ExitCode::SUCCESS;
-    for unit in units {
-        let shown = look(client, unit)?;
-        print_status(&shown);
-        if !matches!(string(&shown, "active"), "active" | "reloading") {
-            code = ExitCode::from(NOT_RUNNING);
-        }
-    }
-    Ok(code)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn print_status(unit: &Value) {
-    let name = string(unit, "name");
-    println!("● {name} - {}", string(unit, "description"));
-    let place = match (string(unit, "problem"), string(unit, "fragment")) {
-        ("", "") => String::new(),
-        ("", fragment) => format!(" ({fragment})"),
-        (problem, _) => format!(" ({problem})"),
-    };
-    println!("     Loaded: {}{place}", string(unit, "load"));
-    let age_s = unit
-        .get("state_age_ms")
-        .and_then(Value::as_u64)
-        .unwrap_or(0)
-        / 1000;
-    println!(
-        "     Active: {} ({}) since {age_s} s ago",
-        string(unit, "active"),
-        string(unit, "sub")
-    );
-    let number = |key: &str| unit.get(key).and_then(Value::as_u64);
-    if !string(unit, "failure").is_empty() {
-        println!(
-            "     Reason: {} (result {})",
-            string(unit, "failure"),
-            string(unit, "result")
-        );
-    }
-    let waits: Vec<&str> = unit
-        .get("waits_for")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    if !waits.is_empty() {
-        println!("      Waits: for {}", waits.join(", "));
-    }
-    if let Some(pid) = number("main_pid") {
-        println!("   Main PID: {pid}");
-    }
-    if !string(unit, "status").is_empty() {
-        println!("     Status: \"{}\"", string(unit, "status"));
-    }
-    if let Some(bytes) = number("memory_bytes") {
-        println!("     Memory: {:.1}M", bytes as f64 / 1_048_576.0);
-    }
-    if let Some(us) = number("cpu_us") {
-        println!("        CPU: {}ms", us / 1000);
-    }
-    if !string(unit, "cgroup").is_empty() {
-        println!("     CGroup: /{}", string(unit, "cgroup"));
-        for process in unit
-            .get("processes")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            let pid = process.get("pid").and_then(Value::as_i64).unwrap_or(0);
-            println!("             {pid} {}", string(process, "command"));
+    #[test]
+    fn options_are_taken_with_their_values_in_every_form() {
+        let parse = |line: &str| Options::parse(line.split(' ').map(str::to_owned));
+        let (options, words) =
+            parse("show -pMainPID,Result --property=Id --value -n 5 a.service -- -b").unwrap();
+        assert_eq!(options.properties, ["MainPID", "Result", "Id"]);
+        assert!(options.value_only);
+        assert_eq!(options.lines, Some(5));
+        assert_eq!(words, ["show", "a.service", "-b"]);
+        for bad in ["--nothing", "--now=1", "status -n", "status -n x"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
-    print_last_lines(name);
-}
 
-/// The journal may not be readable for everybody; `status` says what it can without it.
-fn print_last_lines(unit: &str) {
-    let Ok(journal) = orlop_journal::reader::Journal::open(Path::new("/var/lib/orlop/journal"))
-    else {
-        return;
-    };
-    let filter = Filter {
-        units: vec![unit.to_owned()],
-        ..Filter::default()
-    };
-    let Ok(items) = journal.last(&filter, STATUS_LINES) else {
-        return;
-    };
-    println!();
-    let style = orlop_journal::render::Style {
-        format: orlop_journal::render::Format::Short,
-        hostname: String::new(),
-        colour: false,
-        escape: true,
-        fields: Vec::new(),
-    };
-    for item in items {
-        if let orlop_journal::reader::Item::Entry(record) = item {
-            let mut line = Vec::new();
-            orlop_journal::render::render(&record, &style, &mut line);
-            print!("{}", String::from_utf8_lossy(&line));
+    #[test]
+    fn spans_are_written_in_their_two_largest_units() {
+        for (ms, text) in [
+            (0, "0us"),
+            (35, "35ms"),
+            (2_300, "2.300s"),
+            (61_000, "1min 1s"),
+            (3_600_000, "1h"),
+            (90_000_000, "1d 1h"),
+        ] {
+            assert_eq!(span(Duration::from_millis(ms)), text);
         }
+    }
+
+    #[test]
+    fn times_are_written_as_systemd_does() {
+        assert_eq!(when(1_767_225_600_000_000), "Thu 2026-01-01 00:00:00 UTC");
     }
 }

@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod compose;
+mod confine;
 mod container;
 mod devices;
 mod exec;
@@ -25,6 +26,7 @@ pub use capabilities::{
     ALL_CAPABILITIES, DEFAULT_CAPABILITIES, adjust_capabilities, capability_names, parse_capability,
 };
 pub use compose::{Device, MountRequest, MountSource, Request, compose};
+pub use confine::confine;
 pub use container::{Cgroup, Container, Created, Error, Options, Running};
 pub use exec::{Exec, exec};
 pub use fill::Fill;

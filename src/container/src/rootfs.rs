@@ -205,20 +205,22 @@ fn add_nodes(root: &Root, nodes: &[Node]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The links that programs expect; where the user put something of the same name, that stays.
+/// The links in `/dev` that programs expect.
+pub(crate) const DEVICE_LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Makes [`DEVICE_LINKS`]; where the user put something of the same name, that stays.
 fn add_links(root: &Root) {
-    const LINKS: [(&str, &str); 6] = [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("core", "/proc/kcore"),
-        ("ptmx", "pts/ptmx"),
-    ];
     let Ok(dev) = root.plain_directory(Path::new("/dev")) else {
         return;
     };
-    for (name, target) in LINKS {
+    for (name, target) in DEVICE_LINKS {
         let _exists = rustix::fs::symlinkat(target, &dev, name);
     }
 }

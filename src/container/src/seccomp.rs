@@ -38,24 +38,24 @@ const CAPACITY: usize = 400;
 static DEFAULT_FILTER: Filter = Filter::compile(DEFAULT_CAPABILITIES);
 
 // Offsets in `struct seccomp_data` (`include/uapi/linux/seccomp.h`).
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const FIRST_ARGUMENT_LOW: u32 = 16;
+pub(crate) const NUMBER: u32 = 0;
+pub(crate) const ARCHITECTURE: u32 = 4;
+pub(crate) const FIRST_ARGUMENT_LOW: u32 = 16;
 
 /// `include/uapi/linux/audit.h`.
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 // `include/uapi/linux/bpf_common.h`.
-const LOAD: u16 = 0x20;
-const RETURN: u16 = 0x06;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_AT_LEAST: u16 = 0x35;
-const JUMP_ANY_BIT: u16 = 0x45;
+pub(crate) const LOAD: u16 = 0x20;
+pub(crate) const RETURN: u16 = 0x06;
+pub(crate) const JUMP_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_AT_LEAST: u16 = 0x35;
+pub(crate) const JUMP_ANY_BIT: u16 = 0x45;
 
 // `SECCOMP_RET_*`.
-const RETURN_ALLOW: u32 = 0x7fff_0000;
-const RETURN_EPERM: u32 = 0x0005_0000 | libc::EPERM as u32;
-const RETURN_ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+pub(crate) const RETURN_ALLOW: u32 = 0x7fff_0000;
+pub(crate) const RETURN_EPERM: u32 = 0x0005_0000 | libc::EPERM as u32;
+pub(crate) const RETURN_ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,7 +168,12 @@ impl Filter {
     }
 }
 
-const fn instruction(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
+pub(crate) const fn instruction(
+    code: u16,
+    operand: u32,
+    jump_true: u8,
+    jump_false: u8,
+) -> Instruction {
     Instruction {
         code,
         jump_true,

@@ -26,6 +26,18 @@ pub fn user(name_or_number: &str) -> Option<User> {
     )
 }
 
+/// Whether the machine has a user of that name or number in its list.
+#[must_use]
+pub fn named_user(name_or_number: &str) -> bool {
+    fs::read_to_string("/etc/passwd")
+        .unwrap_or_default()
+        .lines()
+        .any(|line| {
+            let mut fields = line.split(':');
+            fields.next() == Some(name_or_number) || fields.nth(1) == Some(name_or_number)
+        })
+}
+
 /// The group of that name or number.
 #[must_use]
 pub fn group(name_or_number: &str) -> Option<u32> {

@@ -198,14 +198,19 @@ pub fn oom_kills(path: &Path) -> u64 {
 /// Memory in use in bytes, and processor time used in microseconds.
 #[must_use]
 pub fn usage(path: &Path) -> (Option<u64>, Option<u64>) {
-    let memory = fs::read_to_string(path.join("memory.current"))
-        .ok()
-        .and_then(|t| t.trim().parse().ok());
+    let memory = number_in(path, "memory.current");
     let cpu = path
         .join("cpu.stat")
         .exists()
         .then(|| counter(path, "cpu.stat", "usage_usec "));
     (memory, cpu)
+}
+
+/// The one number that a file of the cgroup holds; `None` for `max`, and where there is no such file.
+#[must_use]
+pub fn number_in(path: &Path, file: &str) -> Option<u64> {
+    let text = fs::read_to_string(path.join(file)).ok()?;
+    text.trim().parse().ok()
 }
 
 fn counter(path: &Path, file: &str, key: &str) -> u64 {

@@ -25,7 +25,6 @@ mod conditions;
 pub mod control;
 mod crash;
 mod manager;
-mod mountinfo;
 mod mounts;
 mod notify;
 mod pid1;
@@ -49,6 +48,7 @@ use std::process::ExitCode;
 
 use orlop_boot::times;
 use orlop_sys::kmsg::{self, Priority};
+use orlop_sys::mountinfo;
 
 /// Reads a datagram of sd_notify(3) as the supervisor does; for the fuzz targets in `fuzz/`.
 #[doc(hidden)]

@@ -3,8 +3,12 @@
 use std::os::fd::AsRawFd as _;
 
 use orlop_boot::times;
-use orlop_unit::{ActiveState, Edge, LoadState, Loaded, Mode, Request, Severity, UnitId, UnitName};
+use orlop_unit::{
+    ActiveState, Edge, LoadState, Loaded, Mode, Request, ServiceType, Severity, UnitId, UnitName,
+};
 use serde_json::{Value, json};
+
+mod details;
 
 use crate::control::Call;
 use crate::manager::Owner;
@@ -27,6 +31,16 @@ fn text<'a>(parameters: &'a Value, key: &str) -> Result<&'a str, Refusal> {
         .get(key)
         .and_then(Value::as_str)
         .ok_or_else(|| (FAILED, format!("the parameter {key} is missing")))
+}
+
+/// A parameter that may be left out, or be null.
+fn optional<'a, T>(
+    parameters: &'a Value,
+    key: &str,
+    read: impl FnOnce(&'a Value) -> Option<T>,
+    otherwise: T,
+) -> T {
+    parameters.get(key).and_then(read).unwrap_or(otherwise)
 }
 
 fn texts(parameters: &Value, key: &str) -> Vec<String> {
@@ -70,10 +84,7 @@ impl Pid1 {
         }
         match call.method.as_str() {
             "List" => {
-                let all = parameters
-                    .get("all")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(false);
+                let all = optional(parameters, "all", Value::as_bool, false);
                 Ok(Some(self.list(all)))
             }
             "Show" => Ok(Some(json!({ "unit": self.look(parameters)? }))),
@@ -91,14 +102,8 @@ impl Pid1 {
             }
             "Kill" => {
                 let id = self.known(parameters)?;
-                let signal = parameters
-                    .get("signal")
-                    .and_then(Value::as_i64)
-                    .unwrap_or(15);
-                let whom = parameters
-                    .get("whom")
-                    .and_then(Value::as_str)
-                    .unwrap_or("all");
+                let signal = optional(parameters, "signal", Value::as_i64, 15);
+                let whom = optional(parameters, "whom", Value::as_str, "all");
                 let signal =
                     i32::try_from(signal).map_err(|_| (FAILED, "no such signal".to_owned()))?;
                 if let Some(id) = id {
@@ -124,10 +129,7 @@ impl Pid1 {
             }
             "Run" => self.run_program(connection, &call),
             "Signal" => {
-                let signal = parameters
-                    .get("signal")
-                    .and_then(Value::as_i64)
-                    .unwrap_or(15);
+                let signal = optional(parameters, "signal", Value::as_i64, 15);
                 if let (Some(pid), Ok(signal)) =
                     (self.callers.get(&connection), i32::try_from(signal))
                     && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
@@ -159,13 +161,24 @@ impl Pid1 {
             "restart" => Request::Restart,
             "try-restart" => Request::TryRestart,
             "reload" => Request::Reload,
+            "isolate" => Request::Start,
+            "reload-or-restart" => self.reload_or(Request::Restart, parameters)?,
+            "try-reload-or-restart" => self.reload_or(Request::TryRestart, parameters)?,
             other => return Err((FAILED, format!("there is no verb {other}"))),
         };
+        let isolates = text(parameters, "verb")? == "isolate";
         let id = self.find(parameters)?;
         if let LoadState::Failed(problem) = self.manager.graph.load_state(id) {
             return Err((FAILED, problem.to_string()));
         }
         if let Some(unit) = self.manager.graph.unit(id) {
+            if isolates && !unit.allow_isolate {
+                let text = format!(
+                    "{} has no AllowIsolate=yes: all else would be stopped for it",
+                    unit.name.as_str()
+                );
+                return Err((FAILED, text));
+            }
             let directive = match request {
                 Request::Start | Request::Restart if unit.refuse_manual_start => {
                     "RefuseManualStart="
@@ -185,14 +198,31 @@ impl Pid1 {
                 return Err((FAILED, text));
             }
         }
-        let block = parameters
-            .get("block")
-            .and_then(Value::as_bool)
-            .unwrap_or(true);
+        let block = optional(parameters, "block", Value::as_bool, true);
+        let mode = if isolates {
+            Mode::Isolate
+        } else {
+            Mode::Replace
+        };
         self.manager
-            .request(request, id, Mode::Replace, block.then_some(connection))
+            .request(request, id, mode, block.then_some(connection))
             .map_err(|err| (FAILED, err))?;
         Ok((!block).then(|| json!({ "result": "queued", "message": "" })))
+    }
+
+    /// A reload of what runs and can reload, `otherwise` for all else.
+    fn reload_or(&mut self, otherwise: Request, parameters: &Value) -> Result<Request, Refusal> {
+        let id = self.find(parameters)?;
+        let service = self.manager.graph.unit(id).and_then(|unit| unit.service());
+        let can_reload = service.is_some_and(|service| {
+            !service.exec_reload.is_empty() || service.service_type == ServiceType::NotifyReload
+        });
+        let is_up = self.manager.graph.state(id).is_up();
+        Ok(if can_reload && is_up {
+            Request::Reload
+        } else {
+            otherwise
+        })
     }
 
     fn shut_down(&mut self, parameters: &Value) -> Result<Option<Value>, Refusal> {
@@ -202,11 +232,7 @@ impl Pid1 {
             "halt" => Action::Halt,
             other => return Err((FAILED, format!("there is no action {other}"))),
         };
-        if parameters
-            .get("force")
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
-        {
+        if optional(parameters, "force", Value::as_bool, false) {
             shutdown::finish(action);
         }
         self.end(action, "asked by a command");
@@ -357,6 +383,9 @@ impl Pid1 {
             .map(|u| graph.name(u).as_str())
             .collect();
         set("wanted_by", json!(wanted_by));
+        for (key, value) in details::unit(graph, id) {
+            set(key, value);
+        }
         let Some(entry) = self.manager.entry(id) else {
             return shown;
         };
@@ -370,6 +399,9 @@ impl Pid1 {
             set("control_pid", json!(run.control));
             set("result", json!(run.result.as_str()));
             set("restarts", json!(run.restarts));
+            for (key, value) in details::service(run) {
+                set(key, value);
+            }
             if graph.state(id) == ActiveState::Failed
                 || run.result != orlop_unit::ServiceResult::Success
             {
@@ -386,6 +418,12 @@ impl Pid1 {
                 json!(path.strip_prefix(cgroup::ROOT).unwrap_or(path)),
             );
             set("memory_bytes", json!(memory_bytes));
+            set(
+                "memory_max_bytes",
+                json!(cgroup::number_in(path, "memory.max")),
+            );
+            set("tasks", json!(cgroup::number_in(path, "pids.current")));
+            set("tasks_max", json!(cgroup::number_in(path, "pids.max")));
             set("cpu_us", json!(cpu_us));
             let processes: Vec<Value> = cgroup::processes(path, PROCESSES_SHOWN)
                 .into_iter()

@@ -2,13 +2,16 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use orlop_sys::process::{Exec, Limit, Spawned};
-use orlop_unit::{Command, Input, Output, Service, ServiceResult, Unit};
+use orlop_unit::{
+    Command, Confinement, Directories, Input, Launch, LaunchUser, Output, Scheduling, Service,
+    ServiceResult, Unit,
+};
 
 use crate::accounts;
 
@@ -68,7 +71,7 @@ pub fn start(
     command: &Command,
     around: &Surroundings<'_>,
 ) -> Result<Spawned, Failure> {
-    let user = resolve_user(service, command)?;
+    let user = resolve_user(unit, service, command)?;
     let environment = environment(unit, service, user.as_ref(), around)?;
     let arguments = if command.flags.no_expansion {
         std::iter::once(
@@ -83,12 +86,7 @@ pub fn start(
         command.expand(environment.as_slice())
     };
     let program = find_program(&command.program)?;
-    if user.is_some()
-        || !service.state_directory.paths.is_empty()
-        || !service.runtime_directory.paths.is_empty()
-    {
-        make_directories(service, user.as_ref())?;
-    }
+    make_directories(service, user.as_ref())?;
     let stdio = open_stdio(service, around)?;
     let directory = match (
         &service.working_directory.path,
@@ -114,7 +112,6 @@ pub fn start(
     if around.watchdog.is_some() {
         pid_variables.push("WATCHDOG_PID");
     }
-    let argv = strings(arguments.iter().map(String::as_str))?;
     let envp = strings(environment.iter().map(|(k, v)| format!("{k}={v}")))?;
     let limits: Vec<Limit> = service
         .limits
@@ -125,13 +122,9 @@ pub fn start(
             hard: l.hard.unwrap_or(u64::MAX),
         })
         .collect();
-    let exec = Exec {
-        program: string(&program)?,
-        argv,
+    let mut exec = Exec {
         envp,
         pid_variables,
-        ignore_broken_pipes: service.ignore_sigpipe,
-        stdio: [stdio.input.as_fd(), stdio.output(), stdio.error()],
         inherit: around.inherit,
         cgroup: around.cgroup,
         directory: string(directory)?,
@@ -141,10 +134,107 @@ pub fn start(
         oom_score_adjust: service.oom_score_adjust.map(i32::from),
         limits,
         controlling_terminal: stdio.is_terminal,
-        no_new_privileges: false,
+        no_new_privileges: service.confinement.no_new_privileges && !command.flags.full_privileges,
+        ignore_broken_pipes: service.ignore_sigpipe,
+        ..Exec::new(
+            string(&program)?,
+            strings(arguments.iter().map(String::as_str))?,
+            [stdio.input.as_fd(), stdio.output(), stdio.error()],
+        )
     };
-    orlop_sys::process::spawn(exec)
-        .map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
+    let started = if needs_helper(service, command) {
+        let launch = launch(
+            unit,
+            service,
+            command,
+            user.as_ref(),
+            &mut exec,
+            &program,
+            arguments,
+        );
+        let description = describe(&launch)?;
+        let mut inherit = around.inherit.to_vec();
+        inherit.push(description.as_fd());
+        exec.program = c"/proc/self/exe".to_owned();
+        exec.argv = strings(["orlop", "confine", &around.inherit.len().to_string()].iter())?;
+        exec.passes_report = true;
+        orlop_sys::process::spawn(Exec {
+            inherit: &inherit,
+            ..exec
+        })
+    } else {
+        orlop_sys::process::spawn(exec)
+    };
+    started.map_err(|err| Failure::resources(format!("cannot start {program}: {err}")))
+}
+
+/// Whether a process of ours has to prepare the program's: for all that takes more than a few system calls.
+fn needs_helper(service: &Service, command: &Command) -> bool {
+    let confines = service
+        .confinement
+        .parts()
+        .iter()
+        .any(|part| !matches!(*part, "NoNewPrivileges" | "SystemCallErrorNumber"));
+    (confines && !command.flags.full_privileges) || service.scheduling != Scheduling::default()
+}
+
+/// What the helper does in place of the child: it still needs root, the machine's files and no limits.
+fn launch(
+    unit: &Unit,
+    service: &Service,
+    command: &Command,
+    user: Option<&Identity>,
+    exec: &mut Exec<'_>,
+    program: &str,
+    arguments: Vec<String>,
+) -> Launch {
+    exec.user = None;
+    exec.no_new_privileges = false;
+    let directory = std::mem::replace(&mut exec.directory, c"/".to_owned());
+    let limits = std::mem::take(&mut exec.limits);
+    let confinement = if command.flags.full_privileges {
+        Confinement::default()
+    } else {
+        service.confinement.clone()
+    };
+    Launch {
+        unit: unit.name.as_str().to_owned(),
+        program: program.to_owned(),
+        arguments,
+        user: user.map(|u| LaunchUser {
+            uid: u.uid,
+            gid: u.gid,
+            groups: u.groups.clone(),
+        }),
+        directory: directory.to_string_lossy().into_owned(),
+        umask: std::mem::replace(&mut exec.umask, 0o022),
+        ignore_broken_pipes: service.ignore_sigpipe,
+        limits: limits
+            .iter()
+            .map(|l| (l.resource, l.soft, l.hard))
+            .collect(),
+        scheduling: service.scheduling.clone(),
+        directories: own_directories(service)
+            .filter(|(kind, _)| *kind != CONFIGURATION)
+            .map(|(_, path)| path)
+            .collect(),
+        owns_directories: confinement.dynamic_user,
+        private_directories: private_directories(unit),
+        namespaces: format!("{NAMESPACES}/{}", unit.name.as_str()),
+        confinement,
+    }
+}
+
+/// The description as a file in memory, for the helper to read.
+fn describe(launch: &Launch) -> Result<OwnedFd, Failure> {
+    let made = || -> io::Result<OwnedFd> {
+        let text = serde_json::to_vec(launch)?;
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::memfd_create("launch", flags)?);
+        file.write_all(&text)?;
+        Ok(file.into())
+    };
+    made().map_err(|err| Failure::resources(format!("cannot describe the start: {err}")))
 }
 
 fn string(text: &str) -> Result<CString, Failure> {
@@ -165,9 +255,20 @@ struct Identity {
     shell: String,
 }
 
-fn resolve_user(service: &Service, command: &Command) -> Result<Option<Identity>, Failure> {
+fn resolve_user(
+    unit: &Unit,
+    service: &Service,
+    command: &Command,
+) -> Result<Option<Identity>, Failure> {
     if command.flags.full_privileges || command.flags.keep_user {
         return Ok(None);
+    }
+    if service.confinement.dynamic_user {
+        let name = service.user.as_deref();
+        let stem = unit.name.prefix().trim_end_matches('@');
+        if let Some(user) = dynamic_user(name.unwrap_or(stem))? {
+            return with_groups(service, user).map(Some);
+        }
     }
     if service.user.is_none() && service.group.is_none() {
         return Ok(None);
@@ -177,26 +278,81 @@ fn resolve_user(service: &Service, command: &Command) -> Result<Option<Identity>
         result: ServiceResult::ExitCode,
         text: format!("User={wanted}: there is no such user (status 217/USER)"),
     })?;
-    let find_group = |name: &str| {
-        accounts::group(name).ok_or_else(|| Failure {
-            result: ServiceResult::ExitCode,
-            text: format!("Group={name}: there is no such group (status 216/GROUP)"),
-        })
+    let gid = match &service.group {
+        Some(name) => find_group(name)?,
+        None => user.gid,
     };
-    let gid = service.group.as_deref().map_or(Ok(user.gid), find_group)?;
-    let mut groups = accounts::groups_of(&user.name);
+    with_groups(
+        service,
+        Identity {
+            uid: user.uid,
+            gid,
+            groups: accounts::groups_of(&user.name),
+            home: user.home,
+            shell: user.shell,
+            name: user.name,
+        },
+    )
+    .map(Some)
+}
+
+fn find_group(name: &str) -> Result<u32, Failure> {
+    accounts::group(name).ok_or_else(|| Failure {
+        result: ServiceResult::ExitCode,
+        text: format!("Group={name}: there is no such group (status 216/GROUP)"),
+    })
+}
+
+fn with_groups(service: &Service, mut user: Identity) -> Result<Identity, Failure> {
     for name in &service.supplementary_groups {
-        groups.push(find_group(name)?);
+        user.groups.push(find_group(name)?);
     }
-    groups.push(gid);
-    Ok(Some(Identity {
-        uid: user.uid,
-        gid,
-        groups,
-        home: user.home,
-        shell: user.shell,
-        name: user.name,
-    }))
+    user.groups.push(user.gid);
+    Ok(user)
+}
+
+/// The numbers that `DynamicUser=` takes (systemd's `UIDS-GIDS.md`).
+const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
+/// Which of them are given to whom: a file for each, with the name. They are kept while the machine is up.
+const DYNAMIC_USERS: &str = "/run/orlop/dynamic-users";
+
+/// The user of that name, made for the time that the machine is up; `None` when the machine has one of that name of its own.
+///
+/// The number follows from the name, so that it is the same at the next boot unless another name has it.
+fn dynamic_user(name: &str) -> Result<Option<Identity>, Failure> {
+    if accounts::named_user(name) {
+        return Ok(None);
+    }
+    let none = |what: String| Failure::resources(format!("DynamicUser=: {what}"));
+    fs::create_dir_all(DYNAMIC_USERS).map_err(|err| none(format!("{DYNAMIC_USERS}: {err}")))?;
+    let size = DYNAMIC
+        .end()
+        .saturating_sub(*DYNAMIC.start())
+        .saturating_add(1);
+    // FNV-1a: it only has to spread names.
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    for step in 0..size {
+        let offset = hash.wrapping_add(step).checked_rem(size).unwrap_or(0);
+        let uid = DYNAMIC.start().saturating_add(offset);
+        let path = format!("{DYNAMIC_USERS}/{uid}");
+        match fs::read_to_string(&path) {
+            Ok(owner) if owner == name => {}
+            Ok(_) => continue,
+            Err(_) if accounts::named_user(&uid.to_string()) => continue,
+            Err(_) => fs::write(&path, name).map_err(|err| none(format!("{path}: {err}")))?,
+        }
+        return Ok(Some(Identity {
+            name: name.to_owned(),
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+            shell: "/usr/sbin/nologin".to_owned(),
+        }));
+    }
+    Err(none("no number is left".to_owned()))
 }
 
 /// Builds the environment in systemd.exec(5)'s order: the manager's, `Environment=`, `EnvironmentFile=`; then what is unset.
@@ -242,24 +398,14 @@ fn environment(
             set(name, &value);
         }
     }
-    for (variable, root, directories) in [
-        ("RUNTIME_DIRECTORY", "/run", &service.runtime_directory),
-        ("STATE_DIRECTORY", "/var/lib", &service.state_directory),
-        ("CACHE_DIRECTORY", "/var/cache", &service.cache_directory),
-        ("LOGS_DIRECTORY", "/var/log", &service.logs_directory),
-        (
-            "CONFIGURATION_DIRECTORY",
-            "/etc",
-            &service.configuration_directory,
-        ),
-    ] {
+    for (kind, directories) in directories(service) {
         if !directories.paths.is_empty() {
             let paths: Vec<String> = directories
                 .paths
                 .iter()
-                .map(|p| format!("{root}/{p}"))
+                .map(|p| format!("{}/{p}", kind.root))
                 .collect();
-            set(variable, &paths.join(":"));
+            set(kind.variable, &paths.join(":"));
         }
     }
     for (name, value) in &around.variables {
@@ -310,23 +456,58 @@ fn find_program(name: &str) -> Result<String, Failure> {
         })
 }
 
+/// A kind of directory that services are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DirectoryKind {
+    variable: &'static str,
+    root: &'static str,
+}
+
+const CONFIGURATION: DirectoryKind = DirectoryKind {
+    variable: "CONFIGURATION_DIRECTORY",
+    root: "/etc",
+};
+
+fn directories(service: &Service) -> [(DirectoryKind, &Directories); 5] {
+    let kind = |variable, root| DirectoryKind { variable, root };
+    [
+        (
+            kind("RUNTIME_DIRECTORY", "/run"),
+            &service.runtime_directory,
+        ),
+        (
+            kind("STATE_DIRECTORY", "/var/lib"),
+            &service.state_directory,
+        ),
+        (
+            kind("CACHE_DIRECTORY", "/var/cache"),
+            &service.cache_directory,
+        ),
+        (kind("LOGS_DIRECTORY", "/var/log"), &service.logs_directory),
+        (CONFIGURATION, &service.configuration_directory),
+    ]
+}
+
+fn own_directories(service: &Service) -> impl Iterator<Item = (DirectoryKind, String)> {
+    directories(service)
+        .into_iter()
+        .flat_map(|(kind, directories)| {
+            let paths = directories.paths.iter();
+            paths.map(move |path| (kind, format!("{}/{path}", kind.root)))
+        })
+}
+
 fn make_directories(service: &Service, user: Option<&Identity>) -> Result<(), Failure> {
-    let all = [
-        ("/run", &service.runtime_directory),
-        ("/var/lib", &service.state_directory),
-        ("/var/cache", &service.cache_directory),
-        ("/var/log", &service.logs_directory),
-        ("/etc", &service.configuration_directory),
-    ];
-    for (root, directories) in all {
+    for (kind, directories) in directories(service) {
         for path in &directories.paths {
-            let path = format!("{root}/{path}");
+            let path = format!("{}/{path}", kind.root);
             let made = fs::create_dir_all(&path)
                 .and_then(|()| {
                     fs::set_permissions(&path, fs::Permissions::from_mode(directories.mode))
                 })
                 .and_then(|()| match user {
-                    Some(user) if root != "/etc" => {
+                    // What a dynamic user is given may have been another's, and is handed over whole by the helper.
+                    Some(user) if kind != CONFIGURATION && !service.confinement.dynamic_user => {
                         std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))
                     }
                     _ => Ok(()),
@@ -337,12 +518,45 @@ fn make_directories(service: &Service, user: Option<&Identity>) -> Result<(), Fa
     Ok(())
 }
 
-/// Removes what `RuntimeDirectory=` made.
-pub fn remove_runtime_directories(service: &Service) {
-    for path in &service.runtime_directory.paths {
+/// Removes what a unit that went down leaves behind: what `RuntimeDirectory=` made, and what its processes alone shared.
+pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool) {
+    let paths = service.runtime_directory.paths.iter();
+    for path in paths.filter(|_| !keeps_directories) {
         // One that is not empty any more is removed as well, as systemd does; one that is gone needs nothing.
         let _ = fs::remove_dir_all(Path::new("/run").join(path));
     }
+    let c = &service.confinement;
+    if c.private_network || c.private_ipc {
+        for kind in ["net", "ipc"] {
+            let path = format!("{NAMESPACES}/{}.{kind}", unit.name.as_str());
+            // It may never have come to be.
+            let _ = nix::mount::umount2(path.as_str(), nix::mount::MntFlags::MNT_DETACH);
+            let _ = fs::remove_file(&path);
+        }
+    }
+    if c.private_tmp {
+        let stamp = orlop_boot::times::now_ns();
+        let mut words = vec!["confine".to_owned(), "--remove".to_owned()];
+        for path in private_directories(unit) {
+            // Out of the way of the next start at once; another process has the time to remove what may be a lot.
+            let gone = format!("{path}.{stamp}");
+            if fs::rename(&path, &gone).is_ok() {
+                words.push(gone);
+            }
+        }
+        if words.len() > 2 {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            // What stays is gone with the next boot from /tmp, and a few files in /var/tmp harm nobody.
+            let _ = start_role(&words);
+        }
+    }
+}
+
+/// Where the namespaces are that processes of a unit share.
+const NAMESPACES: &str = "/run/orlop/namespaces";
+
+fn private_directories(unit: &Unit) -> [String; 2] {
+    ["/tmp", "/var/tmp"].map(|path| format!("{path}/orlop-private/{}", unit.name.as_str()))
 }
 
 struct Stdio {

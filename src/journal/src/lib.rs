@@ -14,7 +14,6 @@ pub mod forward;
 pub mod kmsg;
 pub mod limit;
 pub mod lines;
-pub mod notify;
 pub mod reader;
 mod recover;
 pub mod render;

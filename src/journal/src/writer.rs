@@ -21,7 +21,6 @@ use crate::entry::{Entry, Id, PRIORITY_MAX, Transport};
 use crate::kmsg;
 use crate::limit::{Dropped, Limit, Limits};
 use crate::lines::{Line, Lines, split_priority};
-use crate::notify;
 use crate::segments;
 use crate::store::{self, Options, Store};
 
@@ -175,8 +174,8 @@ enum ReadOutcome {
 /// What kept it from starting, or from going on. Nothing that is wrong with the disk does.
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let mut writer = Writer::start(settings)?;
-    if let Err(err) = notify::notify("READY=1") {
-        writer.note(4, &chain(&err));
+    if let Err(err) = orlop_sys::notify::tell("READY=1") {
+        writer.note(4, &format!("cannot tell the supervisor: {err}"));
     }
     writer.serve()
 }
@@ -472,7 +471,7 @@ impl Writer {
     /// Before the exit: what is in the pipes is read, written and synced.
     fn drain(&mut self) {
         // It is on its way out in any case; a supervisor that does not hear of it waits for the exit.
-        let _ = notify::notify("STOPPING=1");
+        let _ = orlop_sys::notify::tell("STOPPING=1");
         let _ = self.receive();
         let now = Moment::now();
         let tokens: Vec<u64> = self.streams.keys().copied().collect();

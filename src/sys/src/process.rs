@@ -60,6 +60,9 @@ pub struct Exec<'a> {
     pub controlling_terminal: bool,
     /// Whether execve(2) may not grant privileges (`PR_SET_NO_NEW_PRIVS`).
     pub no_new_privileges: bool,
+    /// Whether the program finds the pipe of [`Start`] behind the last of `inherit`, and goes on telling how the start goes:
+    /// it is over when that is closed. What it writes is the step's number, the error's in four bytes, and words.
+    pub passes_report: bool,
 }
 
 impl<'a> Exec<'a> {
@@ -83,6 +86,7 @@ impl<'a> Exec<'a> {
             limits: Vec::new(),
             controlling_terminal: false,
             no_new_privileges: false,
+            passes_report: false,
         }
     }
 }
@@ -156,11 +160,24 @@ impl Step {
 /// Why a started child never became its program.
 #[derive(Debug)]
 pub struct StartFailure {
-    /// What failed.
-    pub step: Step,
+    /// What failed, by its number.
+    pub code: u8,
     /// How it failed.
     pub err: io::Error,
+    /// The whole of it in words, from a program that `passes_report`.
+    pub text: Option<String>,
 }
+
+impl StartFailure {
+    /// The step that failed, if it is one of this module's.
+    #[must_use]
+    pub fn step(&self) -> Option<Step> {
+        Step::from_code(self.code)
+    }
+}
+
+/// The most bytes that one report has.
+const REPORT_MAX: usize = 4096;
 
 /// A child that is on its way to its program.
 #[derive(Debug)]
@@ -188,16 +205,23 @@ impl Start {
     /// `WouldBlock` while there is none yet, and other errors of read(2).
     pub fn result(&mut self) -> io::Result<Result<(), StartFailure>> {
         loop {
-            let mut message = [0_u8; 5];
-            if nix::unistd::read(&self.pipe, &mut message)? == 0 {
+            let mut message = [0_u8; REPORT_MAX];
+            let length = nix::unistd::read(&self.pipe, &mut message)?;
+            if length == 0 {
                 // The end: the program has a memory of its own, or the child has none any more.
                 self.is_over = true;
                 return Ok(self.failure.take().map_or(Ok(()), Err));
             }
-            let [code, errno @ ..] = message;
+            let Some(([code, errno @ ..], words)) = message
+                .get(..length)
+                .and_then(|message| message.split_first_chunk::<5>())
+            else {
+                continue;
+            };
             self.failure = Some(StartFailure {
-                step: Step::from_code(code).unwrap_or(Step::Exec),
-                err: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                code: *code,
+                err: io::Error::from_raw_os_error(i32::from_ne_bytes(*errno)),
+                text: (!words.is_empty()).then(|| String::from_utf8_lossy(words).into_owned()),
             });
         }
     }
@@ -348,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_goes_on_with_the_start_tells_how_it_goes() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // Descriptor 3 is what is passed on, 4 the report: status 226, error 2, words.
+        let script = "printf '\\342\\002\\000\\000\\000no such place' >&4; exec 4>&-; echo over";
+        let argv = arguments(&["sh", "-c", script]);
+        let (output, failure) = run(c"/bin/sh", &argv, &null, |exec| {
+            exec.passes_report = true;
+            exec.inherit = Box::leak(Box::new([null.as_fd()]));
+        });
+        let failure = failure.unwrap();
+        assert_eq!((output.as_str(), failure.code), ("over\n", 226));
+        assert_eq!(failure.err.raw_os_error(), Some(2));
+        assert_eq!(failure.text.as_deref(), Some("no such place"));
+    }
+
+    #[test]
     fn a_program_knows_its_own_number_and_finds_what_is_passed_on() {
         let script = "test $LISTEN_PID = $$ && echo mine; cat /proc/self/fd/3 /proc/self/fd/102; kill -PIPE $$; echo alive";
         let argv = arguments(&["sh", "-c", script]);
@@ -421,11 +461,11 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         let (_, failure) = run(c"/no/such/program", &argv, &null, |_| {});
         let failure = failure.unwrap();
-        assert_eq!(failure.step, Step::Exec);
+        assert_eq!(failure.step(), Some(Step::Exec));
         assert_eq!(failure.err.raw_os_error(), Some(libc::ENOENT));
         let (_, failure) = run(c"/bin/true", &argv, &null, |exec| {
             exec.directory = c"/no/such/directory".to_owned()
         });
-        assert_eq!(failure.unwrap().step, Step::Directory);
+        assert_eq!(failure.unwrap().step(), Some(Step::Directory));
     }
 }

@@ -106,3 +106,9 @@ pub fn end_with_closed_pipes() {
     // SAFETY: the default disposition runs none of our code.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
+
+/// Ignores `SIGPIPE`, and lets a program that this process becomes ignore it.
+pub fn ignore_closed_pipes() {
+    // SAFETY: to ignore a signal runs none of our code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}

@@ -1,11 +1,12 @@
 //! What a service's processes may see and do (`systemd.exec(5)`, "Sandboxing", "Capabilities", "System Call Filtering").
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 use crate::syscall::{Answer, SystemCallFilter};
 
 /// A set of capabilities by number (`include/uapi/linux/capability.h`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities(pub u64);
 
 impl Capabilities {
@@ -75,7 +76,7 @@ impl Capabilities {
 }
 
 /// `ProtectSystem=`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ProtectSystem {
     /// Nothing.
     #[default]
@@ -89,7 +90,7 @@ pub enum ProtectSystem {
 }
 
 /// `ProtectHome=`: `/home`, `/root` and `/run/user`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProtectHome {
     /// As they are.
     #[default]
@@ -103,7 +104,7 @@ pub enum ProtectHome {
 }
 
 /// `ProtectProc=`: whose processes `/proc` shows (`hidepid=` of `proc(5)`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProtectProc {
     /// Everybody's.
     #[default]
@@ -117,7 +118,7 @@ pub enum ProtectProc {
 }
 
 /// `DevicePolicy=`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DevicePolicy {
     /// All devices, unless `DeviceAllow=` is used.
     #[default]
@@ -129,7 +130,7 @@ pub enum DevicePolicy {
 }
 
 /// A line of `DeviceAllow=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceAllow {
     /// A path in `/dev`, or `char-NAME` or `block-NAME`, where the name may be a glob.
     pub device: String,
@@ -142,7 +143,7 @@ pub struct DeviceAllow {
 }
 
 /// A path that is treated specially.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfinedPath {
     /// Absolute.
     pub path: String,
@@ -153,7 +154,7 @@ pub struct ConfinedPath {
 }
 
 /// `BindPaths=` and `BindReadOnlyPaths=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BindPath {
     /// What is shown, absolute.
     pub source: String,
@@ -168,7 +169,7 @@ pub struct BindPath {
 }
 
 /// `TemporaryFileSystem=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemporaryFileSystem {
     /// Where, absolute.
     pub path: String,
@@ -177,7 +178,7 @@ pub struct TemporaryFileSystem {
 }
 
 /// Kinds of namespaces, as flags of `clone(2)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces(pub u32);
 
 impl Namespaces {
@@ -204,7 +205,7 @@ impl Namespaces {
 }
 
 /// `RestrictAddressFamilies=`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressFamilies {
     /// The list holds what is allowed; otherwise what is refused.
     pub allow_list: bool,
@@ -228,7 +229,7 @@ impl AddressFamilies {
 }
 
 /// An architecture whose system calls may be made (`SystemCallArchitectures=`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
     /// The machine's own, x86-64.
     Native,
@@ -241,7 +242,7 @@ pub enum Architecture {
 }
 
 /// `MountFlags=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Propagation {
     /// Both ways.
     Shared,
@@ -252,7 +253,7 @@ pub enum Propagation {
 }
 
 /// `LoadCredential=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadCredential {
     /// The file's name in `$CREDENTIALS_DIRECTORY`.
     pub id: String,
@@ -261,7 +262,7 @@ pub struct LoadCredential {
 }
 
 /// `SetCredential=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetCredential {
     /// The file's name in `$CREDENTIALS_DIRECTORY`.
     pub id: String,
@@ -270,7 +271,7 @@ pub struct SetCredential {
 }
 
 /// Everything that confines a service. [`Confinement::parts`] lists what is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a directive")]
 pub struct Confinement {
     /// `AmbientCapabilities=`

@@ -10,7 +10,7 @@ use crate::unit::Install;
 
 mod preset;
 
-pub use preset::{Preset, Presets};
+pub use preset::{Preset, Presets, fits_pattern};
 
 /// One step of a plan; directories that a link needs are made along with it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

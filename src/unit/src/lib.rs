@@ -48,6 +48,7 @@ mod errno;
 pub mod graph;
 pub mod install;
 pub mod jobs;
+pub mod launch;
 pub mod load;
 pub mod mount;
 pub mod name;
@@ -78,6 +79,7 @@ pub use jobs::{
     Action, Cause, Consequence, Event, Job, JobId, JobKind, JobResult, Jobs, Mode, Outcome,
     Request, Run, TransactionError, Why,
 };
+pub use launch::{Launch, LaunchUser};
 pub use load::{Loaded, Loader, load};
 pub use mount::Mount;
 pub use name::{NameError, UnitName, UnitType, escape, escape_path, unescape, unescape_path};

@@ -1,10 +1,11 @@
 //! How the kernel shares processors and disks among processes (`sched(7)`, `ioprio_set(2)`).
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// `CPUSchedulingPolicy=`; the numbers are those of `include/uapi/linux/sched.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum CpuPolicy {
     /// The usual one.
@@ -20,7 +21,7 @@ pub enum CpuPolicy {
 }
 
 /// `IOSchedulingClass=`; the numbers are those of `include/uapi/linux/ioprio.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum IoClass {
     /// What the nice level says.
@@ -34,7 +35,7 @@ pub enum IoClass {
 }
 
 /// What is asked of the schedulers; `None` keeps the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
     /// `CPUSchedulingPolicy=`
     pub cpu_policy: Option<CpuPolicy>,

@@ -1,11 +1,12 @@
 //! `SystemCallFilter=`: from names and sets to numbers.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod table;
 
 /// What a call that the filter catches answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The process is killed, with SIGSYS.
     Kill,
@@ -14,7 +15,7 @@ pub enum Answer {
 }
 
 /// The calls that a service may, or may not, make.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemCallFilter {
     /// The list holds what is allowed; otherwise what is caught.
     pub allow_list: bool,

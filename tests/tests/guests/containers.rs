@@ -75,7 +75,7 @@ fn the_unit_is_the_container(hold: &mut Scenario) {
         hold,
         "its first process is the unit's main process and a child of PID 1, and nothing of ours stays",
         "first=$(first_of web)
-         systemctl show web.service | grep -c \"\\\"main_pid\\\": $first,\"
+         systemctl show web.service | grep -cx MainPID=$first
          awk '/^PPid:/ { print $2 }' /proc/$first/status
          for p in $(cat /sys/fs/cgroup/system.slice/web.service/cgroup.procs); do readlink /proc/$p/exe; done | sort -u
          ps | grep -c '[d]ocker run'",
@@ -189,10 +189,10 @@ fn limits_are_real(hold: &mut Scenario) {
         &as_root(
             "systemctl start hungry.service
              until [ \"$(systemctl is-active hungry.service)\" = failed ]; do sleep 0.2; done
-             systemctl show hungry.service | grep '\"result\"'
+             systemctl show -p Result hungry.service
              systemctl status hungry.service",
         ),
-        |text| text.contains("\"oom-kill\"") && text.contains("more memory than it may"),
+        |text| text.contains("Result=oom-kill") && text.contains("more memory than it may"),
     );
     prints(
         hold,

@@ -86,7 +86,7 @@ fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
             text.contains("failed on ") && text.contains("the reason") && text.contains("code 1")
         },
     );
-    let pid = "systemctl show hello@1.service | grep main_pid";
+    let pid = "systemctl show -p MainPID hello@1.service";
     alone.command(
         "a restart of the agent restarts nothing",
         &format!(

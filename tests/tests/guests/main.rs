@@ -4,6 +4,7 @@ mod bad_input;
 mod bare;
 mod boot_stage;
 mod cluster;
+mod confinement;
 mod containers;
 mod demo;
 mod fleet;

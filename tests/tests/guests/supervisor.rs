@@ -8,7 +8,7 @@ const USER_DATA: &str = include_str!("supervisor.yaml");
 
 /// What scripts in the guest begin with: the main process of a unit, and a wait of at most a minute for a command to succeed.
 const PRELUDE: &str = "\
-pid_of() { systemctl show $1.service | sed -n 's/.*\"main_pid\": \\([0-9]*\\).*/\\1/p'; }
+pid_of() { systemctl show -P MainPID $1.service | grep -v '^0$'; }
 until_true() { n=600; until eval \"$1\"; do n=$((n - 1)); [ $n -gt 0 ] || { echo \"never: $1\"; return 1; }; sleep 0.1; done; }
 is_new() { new=$(pid_of $1); [ -n \"$new\" ] && [ \"$new\" != $2 ]; }
 ";

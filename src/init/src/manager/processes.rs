@@ -58,9 +58,7 @@ impl Manager {
                 Preserve::Yes => true,
                 Preserve::Restart => restarting,
             };
-            if !keeps {
-                spawn::remove_runtime_directories(run.service());
-            }
+            spawn::clean_up(run.unit(), run.service(), keeps);
         }
     }
 
@@ -278,8 +276,9 @@ impl Manager {
         let told = match start.result() {
             Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return,
             Err(err) => Err(orlop_sys::process::StartFailure {
-                step: orlop_sys::process::Step::Exec,
+                code: orlop_sys::process::Step::Exec as u8,
                 err,
+                text: None,
             }),
             Ok(told) => told,
         };
@@ -297,13 +296,16 @@ impl Manager {
                     Some(Owner::Unit(_, _, program)) => program,
                     _ => String::new(),
                 };
-                let text = format!(
-                    "cannot {} {program}: {} (status {}/{})",
-                    failure.step.words(),
-                    words(&failure.err),
-                    failure.step as u8,
-                    orlop_unit::value::exit_code_name(failure.step as u8).unwrap_or("?")
-                );
+                let what = match (&failure.text, failure.step()) {
+                    (Some(text), _) => text.clone(),
+                    (None, step) => format!(
+                        "cannot {} {program}: {}",
+                        step.map_or("start", orlop_sys::process::Step::words),
+                        words(&failure.err)
+                    ),
+                };
+                let name = orlop_unit::value::exit_code_name(failure.code).unwrap_or("?");
+                let text = format!("{what} (status {}/{name})", failure.code);
                 self.feed(
                     id,
                     Input::StartFailed(role, orlop_unit::ServiceResult::ExitCode, text),

@@ -2,7 +2,6 @@
 //!
 //! One thread and one `poll`: link events, DHCP packets, and the nearest deadline. What fails on one link is a log line and does not stop the others.
 
-pub mod notify;
 pub mod online;
 mod plan;
 mod port;
@@ -27,7 +26,7 @@ use crate::dhcp::lease::Lease;
 use crate::dhcp::message::Identity;
 use crate::netlink;
 use crate::netlink::route::{self, Link, LinkEvent, LinkEvents, Rtnetlink};
-use notify::Supervisor;
+use orlop_sys::notify::Supervisor;
 use plan::plan;
 use port::Port;
 
@@ -376,7 +375,10 @@ impl Role {
             online::publish(&self.directory, online.then_some(&status));
             // Ready is the role, with or without a network: a machine that hangs on a missing cable could not be looked into.
             let ready = if self.was_ready { "" } else { "READY=1\n" };
-            self.supervisor.tell(&format!("{ready}STATUS={status}"));
+            // Nobody listening is no error: the network works without.
+            if let Err(err) = self.supervisor.tell(&format!("{ready}STATUS={status}")) {
+                log::debug!("cannot tell the supervisor: {err}");
+            }
             self.was_ready = true;
             self.status = status;
         }

@@ -10,7 +10,8 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use orlop_config::{Input, Kind};
-use orlop_net::role::{self, notify::Supervisor, online};
+use orlop_net::role::{self, online};
+use orlop_sys::notify::Supervisor;
 use tempfile::TempDir;
 
 use crate::world::{World, move_link};
@@ -68,7 +69,8 @@ impl Machine {
         let notify = run.join("notify");
         self.world.run(|| {
             std::thread::spawn(move || {
-                let Err(err) = role::run(&run, Supervisor::at(Some(notify.as_os_str())));
+                let supervisor = Supervisor::at(Some(notify.as_os_str())).expect("a socket");
+                let Err(err) = role::run(&run, supervisor);
                 eprintln!("the role ended: {err}");
             });
         });

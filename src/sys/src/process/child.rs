@@ -34,6 +34,7 @@ pub(super) struct Plan {
     limits: Vec<Limit>,
     controlling_terminal: bool,
     no_new_privileges: bool,
+    passes_report: bool,
     ignored: &'static [i32],
     ignore_broken_pipes: bool,
     /// Variables of the environment that the child completes with its own number.
@@ -79,6 +80,7 @@ impl Plan {
             limits: exec.limits,
             controlling_terminal: exec.controlling_terminal,
             no_new_privileges: exec.no_new_privileges,
+            passes_report: exec.passes_report,
             ignored,
             report: report.as_raw_fd(),
             stack,
@@ -346,8 +348,13 @@ fn move_descriptors(plan: &Plan) -> Result<i32, (Step, i32)> {
     for (at, fd) in (0..).zip(stdio) {
         attempt(Step::Stdio, libc::SYS_dup2, [signed(fd), at])?;
     }
-    for (at, (fd, _)) in (3..).zip(inherit.iter().zip(&plan.inherit)) {
-        attempt(Step::Descriptors, libc::SYS_dup2, [signed(*fd), at])?;
+    let mut free = 3;
+    for (fd, _) in inherit.iter().zip(&plan.inherit) {
+        attempt(Step::Descriptors, libc::SYS_dup2, [signed(*fd), free])?;
+        free = free.saturating_add(1);
+    }
+    if plan.passes_report {
+        attempt(Step::Descriptors, libc::SYS_dup2, [signed(report), free])?;
     }
     Ok(report)
 }

@@ -50,12 +50,12 @@ impl Presets {
     pub fn decide(&self, name: &UnitName) -> Preset {
         let template = name.template();
         for (pattern, preset) in &self.0 {
-            if matches(pattern, name.as_str()) {
+            if fits_pattern(pattern, name.as_str()) {
                 return preset.clone();
             }
             // `enable a@.service x` speaks of a@x.service too.
             if let (Some(template), Preset::Enable(instances)) = (&template, preset)
-                && matches(pattern, template.as_str())
+                && fits_pattern(pattern, template.as_str())
                 && name
                     .instance()
                     .is_some_and(|instance| instances.iter().any(|i| i == instance))
@@ -68,7 +68,8 @@ impl Presets {
 }
 
 /// Whether a shell pattern (`*`, `?`, `[a-z]`, `[!a]`) fits the whole text. Takes at most pattern times text steps.
-fn matches(pattern: &str, text: &str) -> bool {
+#[must_use]
+pub fn fits_pattern(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     // For each number of characters of the text: whether the pattern so far fits them.
@@ -144,7 +145,7 @@ mod tests {
             ("*.service", "a.timer", false),
             ("a@*.service", "a@b.service", true),
         ] {
-            assert_eq!(matches(pattern, text), fit, "{pattern} {text}");
+            assert_eq!(fits_pattern(pattern, text), fit, "{pattern} {text}");
         }
     }
 
@@ -172,8 +173,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_pattern_panics(pattern in "[a-c*?!^\\[\\]-]{0,12}", text in "[a-c\\]-]{0,8}") {
-            let _ = matches(&pattern, &text);
-            proptest::prop_assert!(matches(&text.replace(['[', ']'], "?"), &text));
+            let _ = fits_pattern(&pattern, &text);
+            proptest::prop_assert!(fits_pattern(&text.replace(['[', ']'], "?"), &text));
         }
     }
 }

@@ -2,23 +2,27 @@
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub struct Mount {
+    /// Its number while it is mounted, as in `stx_mnt_id` of statx(2).
+    pub id: u64,
     /// Where it is.
-    pub(crate) target: String,
+    pub target: String,
     /// The filesystem's type.
-    pub(crate) filesystem: String,
+    pub filesystem: String,
     /// Whether the filesystem itself may not be written.
-    pub(crate) is_read_only: bool,
+    pub is_read_only: bool,
 }
 
 /// All mounts in the order in which they were made; none without `/proc`.
-pub(crate) fn read() -> Vec<Mount> {
+#[must_use]
+pub fn read() -> Vec<Mount> {
     let text = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     parse(&String::from_utf8_lossy(&text))
 }
 
 /// Whether something is mounted at `target`.
-pub(crate) fn is_mounted(target: &str) -> bool {
+#[must_use]
+pub fn is_mounted(target: &str) -> bool {
     read().iter().any(|mount| mount.target == target)
 }
 
@@ -29,11 +33,14 @@ fn parse(text: &str) -> Vec<Mount> {
 fn parse_line(line: &str) -> Option<Mount> {
     // Optional fields end with a hyphen that stands alone.
     let (mount, superblock) = line.split_once(" - ")?;
-    let target = mount.split(' ').nth(4)?;
+    let mut fields = mount.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let target = fields.nth(3)?;
     let mut superblock = superblock.split(' ');
     let filesystem = superblock.next()?;
     let options = superblock.nth(1)?;
     Some(Mount {
+        id,
         target: unescaped(target),
         filesystem: filesystem.to_owned(),
         is_read_only: options.split(',').next() == Some("ro"),
