@@ -18,6 +18,8 @@ enum Effect {
     Heeded,
     /// Scripts may give it; nothing comes of it.
     Accepted,
+    /// It asks for something that there is not: it must not seem to be done.
+    Refused,
 }
 
 /// One flag of etcd's. As environment variable it is `ETCD_` and the name in capitals.
@@ -37,6 +39,16 @@ const fn flag(name: &'static str, default: &'static str, help: &'static str) -> 
         default,
         effect: Effect::Heeded,
         help,
+    }
+}
+
+const fn refused(name: &'static str, switch: bool) -> Flag {
+    Flag {
+        name,
+        switch,
+        default: "",
+        effect: Effect::Refused,
+        help: "",
     }
 }
 
@@ -173,6 +185,11 @@ const FLAGS: &[Flag] = &[
         "authority of the members' certificates, PEM; each needs one for its address or for orlop-store",
     ),
     accepted_switch("peer-client-cert-auth"),
+    refused("discovery", false),
+    refused("discovery-srv", false),
+    refused("force-new-cluster", true),
+    refused("proxy", false),
+    refused("wal-dir", false),
     accepted("election-timeout"),
     accepted("heartbeat-interval"),
     accepted("listen-metrics-urls"),
@@ -188,12 +205,10 @@ const FLAGS: &[Flag] = &[
     accepted("max-wals"),
     accepted("metrics"),
     accepted("snapshot-count"),
-    accepted("wal-dir"),
     accepted_switch("debug"),
     accepted_switch("enable-v2"),
     accepted_switch("enable-pprof"),
     accepted_switch("experimental-initial-corrupt-check"),
-    accepted_switch("force-new-cluster"),
     accepted_switch("pre-vote"),
     accepted_switch("strict-reconfig-check"),
 ];
@@ -316,6 +331,18 @@ fn parse(
                 .to_owned(),
         };
         values[place] = Some(value);
+    }
+    let asked = |value: &Option<String>| {
+        value
+            .as_ref()
+            .is_some_and(|v| !v.is_empty() && v != "false" && v != "off")
+    };
+    if let Some((flag, _)) = FLAGS
+        .iter()
+        .zip(&values)
+        .find(|(flag, value)| flag.effect == Effect::Refused && asked(value))
+    {
+        return Err(format!("-{} is not supported", flag.name));
     }
     let value = |name: &str| {
         let place = FLAGS.iter().position(|f| f.name == name);
@@ -732,6 +759,11 @@ mod tests {
                 "-cert-file",
             ),
             (&["--cert-file=/c"], "-key-file"),
+            (
+                &["--force-new-cluster"],
+                "-force-new-cluster is not supported",
+            ),
+            (&["--wal-dir=/w"], "-wal-dir is not supported"),
             (&["--client-cert-auth"], "-trusted-ca-file"),
             (
                 &["--token=x", "--machine=m", "--join=https://10.0.0.1"],

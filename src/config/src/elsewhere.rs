@@ -55,6 +55,15 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "the log is that of fleet.service: journalctl -u fleet",
     ),
     ("fleet.verify_units", "units are not signed"),
+    (
+        "store.discovery",
+        "give store.token and store.join instead: there is no need for a discovery service",
+    ),
+    (
+        "store.proxy",
+        "with store.token a machine passes its clients on when there are five members",
+    ),
+    ("store.data_dir", "the data is in /var/lib/orlop/store"),
     ("fqdn", "use hostname"),
     ("mounts", "write a .mount unit under units instead"),
     ("ntp", "the clock is set by Orlop itself"),

@@ -117,16 +117,23 @@ impl Server {
         server
     }
 
-    /// Until it answers that it is healthy.
+    /// Until it answers that it is healthy: each question of etcdctl's waits for a connection.
     fn wait(&self) {
         let until = Instant::now() + PATIENCE;
-        while !self.http("/health").contains("\"true\"") {
+        let healthy = || {
+            self.etcdctl()
+                .args(["endpoint", "health"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        while !healthy() {
             assert!(
                 Instant::now() < until,
                 "{:?} does not become healthy",
                 self.kind
             );
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
