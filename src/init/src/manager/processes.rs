@@ -50,7 +50,6 @@ impl Manager {
         }
         if !restarting {
             entry.store.clear();
-            entry.connection = None;
         }
         if let Some(run) = &entry.run {
             let keeps = match run.service().runtime_directory_preserve {
