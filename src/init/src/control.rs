@@ -74,7 +74,7 @@ impl Server {
         })
     }
 
-    /// All of it as data, for [`crate::saved`]. Descriptors that came with half a message are not part of it.
+    /// All of it as data, for `saved`. Descriptors that came with half a message are not part of it.
     #[must_use]
     pub fn save(&self) -> Value {
         let connections: Vec<Value> = self
