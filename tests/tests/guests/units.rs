@@ -100,7 +100,7 @@ fn what_starts_others(rigging: &mut Scenario) {
         "systemctl start letters.path mirror.path; show letters.path sub
          echo dear >/run/.one; mv /run/.one /run/letters/one; until_true '[ ! -e /run/letters/one ]'; cat /run/read
          until_true '[ \"$(show letters.path sub)\" = waiting ]'; touch /run/letters/two; until_true '[ ! -e /run/letters/two ]'
-         echo first >/run/.o; mv /run/.o /run/original; until_true 'grep -q first /run/copies'
+         echo first >/run/.o; mv /run/.o /run/original; until_true 'grep -qs first /run/copies'
          until_true '[ \"$(show mirror.path sub)\" = waiting ]'
          echo second >/run/.o; mv /run/.o /run/original; until_true 'grep -q second /run/copies' && echo mirrored
          systemctl stop letters.path mirror.path",
@@ -112,7 +112,7 @@ fn mounts_and_slices(rigging: &mut Scenario) {
     prints(
         rigging,
         "a service has the mount and the slice that it needs, and their limits",
-        "systemctl start inside.service; cat /run/inside; show run-hold.mount sub
+        "systemctl start inside.service; until_true '[ -s /run/inside ]'; cat /run/inside; show run-hold.mount sub
          cat /sys/fs/cgroup/deck.slice/deck-upper.slice/pids.max /sys/fs/cgroup/deck.slice/deck-upper.slice/memory.max
          wc -l </sys/fs/cgroup/deck.slice/deck-upper.slice/inside.service/cgroup.procs
          systemctl stop run-hold.mount; systemctl is-active inside.service run-hold.mount; grep -c ' /run/hold ' /proc/mounts",
@@ -271,7 +271,7 @@ say 7001 hello; until_true '[ -s /run/ask ]'; cut -d' ' -f1-3 /run/ask
 until_true '[ $(wc -l </run/beat) -ge 2 ]' && echo beats
 kill -9 $(show lived.service main_pid); until_true '[ \"$(systemctl is-active lived.service)\" = active ]' && echo restarted
 rows=$(ticks); until_true '[ $(ticks) -gt $rows ]' && echo heard
-systemctl restart keep.service; until_true 'grep -q kept /run/kept'; cat /run/kept
+systemctl restart keep.service; until_true 'grep -qs kept /run/kept'; cat /run/kept
 now=$(ls /proc/1/fd | wc -l); [ $((now - descriptors)) -lt 6 ] || echo \"$descriptors descriptors became $now\"
 systemctl stop lived.service holder.service inside.service ask.socket ask.service beat.timer
 systemctl is-active lived.service inside.service run-hold.mount ask.socket | xargs; systemctl stop run-hold.mount
