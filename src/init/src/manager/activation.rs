@@ -435,7 +435,7 @@ impl Manager {
             match data {
                 token::MEMORY => self.memory_ran_out(),
                 token::CLOCK => self.clock_was_set(),
-                token::MOUNTS => self.mounts_changed(),
+                token::MOUNTS => {}
                 _ => {
                     let index = match data & token::KIND {
                         token::SOCKET => number >> 16,
@@ -456,6 +456,8 @@ impl Manager {
                 }
             }
         }
+        // The kernel tells of changed mounts once, and that was to whoever polls this epoll (fs/proc_namespace.c, mounts_poll).
+        self.mounts_changed();
         self.turn();
     }
 
