@@ -135,7 +135,7 @@ fn services_of_every_type(rigging: &mut Scenario) {
         "systemctl start daemon.service; [ $(show daemon.service main_pid) = $(cat /run/daemon.pid) ] && echo known
          old=$(cat /run/daemon.pid); rm /run/daemon.pid; kill -9 $old
          until_true '[ -s /run/daemon.pid ] && [ \"$(show daemon.service main_pid)\" = \"$(cat /run/daemon.pid)\" ]' && echo again
-         systemctl stop daemon.service; pgrep -f 'sleep 77777' | wc -l
+         systemctl stop daemon.service; ps | grep -c '[s]leep 77777'
          systemctl start lone.service; tr '\\0' ' ' </proc/$(show lone.service main_pid)/cmdline; echo
          systemctl stop lone.service; systemctl is-active lone.service",
         &["known", "again", "0", "sleep 66666 ", "inactive"],
@@ -228,7 +228,7 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
              awk '/^Rss:/ { print ($2 < 24576) ? \"small\" : $2 }' /proc/1/smaps_rollup
              systemctl --no-block stop $(seq -f 'many@%g.service' 1000)
              until_true '[ $(ls -d /sys/fs/cgroup/system.slice/many@* 2>/dev/null | wc -l) = 0 ]' && echo down
-             pgrep -f 'sleep 1000000' | wc -l
+             ps | grep -c '[s]leep 1000000'
              until_true '[ $(ls /proc/1/fd | wc -l) -le $((descriptors + 2)) ]' && echo closed
              echo \"in $(($(cut -d. -f1 /proc/uptime) - from)) s\" >&2",
         ),
