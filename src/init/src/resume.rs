@@ -78,19 +78,12 @@ pub fn go_on(left: Left) -> io::Result<Pid1> {
     manager.streams.resume_socket(journal);
     manager.watch()?;
     manager.resume(&lines);
-    let mut callers = BTreeMap::new();
-    let list = machine.get("callers").and_then(Value::as_array);
-    for caller in list.into_iter().flatten() {
-        if let (Some(connection), Some(pid)) = (
-            caller.get(0).and_then(Value::as_u64),
-            caller
-                .get(1)
-                .and_then(Value::as_i64)
-                .and_then(|pid| i32::try_from(pid).ok()),
-        ) {
-            callers.insert(connection, pid);
-            manager.adopt(pid, Owner::Caller(connection));
-        }
+    let callers: BTreeMap<u64, i32> = machine
+        .get("callers")
+        .and_then(|callers| serde_json::from_value(callers.clone()).ok())
+        .unwrap_or_default();
+    for (connection, pid) in &callers {
+        manager.adopt(*pid, Owner::Caller(*connection));
     }
     let setup = machine
         .get("setup")
