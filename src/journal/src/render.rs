@@ -450,7 +450,7 @@ mod tests {
         render(&record(b"hi \"you\""), &style, &mut out);
         let (journal, boot) = (Id([1; 16]), Id([3; 16]));
         let expected = format!(
-            "{{\n\t\"__CURSOR\" : \"s={journal};i=7;b={boot};m=4e2d40;t=660c25f6a7c6a\",\n\
+            "{{\n\t\"__CURSOR\" : \"s={journal};i=7;b={boot};m=4e2d80;t=660c25f6a7c6a\",\n\
              \t\"__REALTIME_TIMESTAMP\" : \"1795237801000042\",\n\
              \t\"__MONOTONIC_TIMESTAMP\" : \"5123456\",\n\
              \t\"_BOOT_ID\" : \"{boot}\",\n\t\"MESSAGE\" : \"hi \\\"you\\\"\"\n}}\n"

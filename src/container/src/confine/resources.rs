@@ -131,6 +131,13 @@ pub(super) fn restrict_devices(c: &Confinement) -> Result<(), Failure> {
     let step = || "restrict devices";
     let program = crate::devices::compile(&rules);
     let cgroup = orlop_sys::cgroup::own().during(step)?;
+    // The root alone has no type (cgroups(7)): what is restricted there is restricted for the whole machine.
+    if !cgroup.join("cgroup.type").exists() {
+        return Err(Failure::refused(format!(
+            "{}: the process is in no cgroup of its own",
+            step()
+        )));
+    }
     let cgroup = crate::limits::open_cgroup(&cgroup)
         .map_err(|err| Failure::refused(format!("{}: {err}", step())))?;
     let loaded = orlop_sys::cgroup::load_device_program(&program).during(step)?;

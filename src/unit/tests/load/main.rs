@@ -387,10 +387,6 @@ fn what_cannot_be_run_as_written_does_not_load() {
             ":3:1: error: PrivateUsers= is not supported (it confines the processes), so the unit is not loaded",
         ),
         (
-            "[Service]\nExecStart=/bin/true\nSystemCallFilter=@system-service\n",
-            ":3:1: error: SystemCallFilter= is not supported (it confines the processes), so the unit is not loaded",
-        ),
-        (
             "[Service]\nExecStart=@/bin/true\n",
             ":2:11: error: ExecStart=: the prefix @ asks for a second word, the program's own name",
         ),
