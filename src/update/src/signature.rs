@@ -29,9 +29,9 @@ const KEY_EXTENSION: &str = "pub";
 pub struct KeyId([u8; 8]);
 
 impl fmt::Display for KeyId {
-    /// As minisign prints it: the bytes as a little-endian number.
+    /// As minisign prints it: the bytes as a little-endian number, without leading zeros.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016X}", u64::from_le_bytes(self.0))
+        write!(f, "{:X}", u64::from_le_bytes(self.0))
     }
 }
 
