@@ -332,7 +332,19 @@ fn step<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
 /// # Errors
 /// Cargo fails.
 pub fn build_binary(project: &Project, profile: &str) -> Result<PathBuf> {
-    run(Command::new("cargo")
+    let mut command = Command::new("cargo");
+    // What cargo told us of ourselves, where it started us: build scripts that ask for it, ring's for one, would run again, and all
+    // that depends on them would be built anew, whenever another program of this workspace builds.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(name.as_ref());
+        }
+    }
+    run(command
         .args([
             "build",
             "--quiet",
