@@ -1,6 +1,7 @@
 //! Members that find their cluster by a token: who asks to take part, who is let in, and who says that it has moved
 //! (`docs/store-peers.md`, "Join").
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +70,15 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// What one that is in no cluster itself has to say.
+    pub(super) fn none() -> Self {
+        Self {
+            answer: Answer::Later,
+            cluster: 0,
+            members: Vec::new(),
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let (outcome, member) = match self.answer {
             Answer::Member(member) => (1, member),
@@ -128,7 +138,8 @@ pub(super) async fn find(
         .iter()
         .map(|listener| {
             let (listener, caller) = (Arc::clone(listener), caller.clone());
-            tokio::spawn(peers::note_callers(listener, tls.clone(), caller))
+            let token = joining.token.clone();
+            tokio::spawn(peers::note_callers(listener, tls.clone(), token, caller))
         })
         .collect();
     let found = ask_around(settings, joining, tls.as_ref(), &called).await;
@@ -145,11 +156,12 @@ async fn ask_around(
     called: &watch::Receiver<Vec<String>>,
 ) -> Found {
     let began = Instant::now();
-    let mut told = String::new();
-    let mut tell = |what: String| {
-        if told != what {
+    // Each once for as long as it is so: there are several to ask, twice a second.
+    let mut told: BTreeMap<String, String> = BTreeMap::new();
+    let mut tell = |whom: &str, what: String| {
+        if told.get(whom) != Some(&what) {
             log::info!("{what}");
-            told = what;
+            told.insert(whom.to_owned(), what);
         }
     };
     loop {
@@ -160,7 +172,7 @@ async fn ask_around(
         urls.extend_from_slice(&callers);
         urls.retain(|url| !own.contains(url));
         if own.is_empty() {
-            tell("this machine has no address yet".into());
+            tell("", "this machine has no address yet".into());
             tokio::time::sleep(AGAIN).await;
             continue;
         }
@@ -176,7 +188,7 @@ async fn ask_around(
                 Ok(told) => told,
                 Err(err) => {
                     there |= matches!(err, AskError::Refused(_));
-                    tell(format!("asking {url} to take part: {err}"));
+                    tell(url, format!("asking {url} to take part: {err}"));
                     continue;
                 }
             };
@@ -194,7 +206,12 @@ async fn ask_around(
                     });
                 }
                 Answer::Proxy => return Found::Proxy(told.members),
-                Answer::Later | Answer::Removed => tell(format!("{url} cannot take it in now")),
+                Answer::Later if told.cluster == 0 => {
+                    tell(url, format!("{url} is in no cluster yet"));
+                }
+                Answer::Later | Answer::Removed => {
+                    tell(url, format!("{url} cannot take it in now"));
+                }
             }
         }
         let founds = joining

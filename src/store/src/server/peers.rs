@@ -401,10 +401,11 @@ async fn read_hello(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Hell
     })
 }
 
-/// Notes where members of a cluster call from, for a machine that is in none yet.
+/// Notes where members of a cluster call from, for a machine that is in none yet; says so to those that look for one too.
 pub(super) async fn note_callers(
     listener: Arc<TcpListener>,
     tls: Option<PeerTls>,
+    token: Token,
     caller: tokio::sync::watch::Sender<Vec<String>>,
 ) {
     loop {
@@ -412,13 +413,19 @@ pub(super) async fn note_callers(
             tokio::time::sleep(AGAIN).await;
             continue;
         };
-        let (caller, tls) = (caller.clone(), tls.clone());
+        let (caller, tls, token) = (caller.clone(), tls.clone(), token.clone());
         tokio::spawn(async move {
             let Ok(mut stream) = accepted(stream, from, tls.as_ref()).await else {
                 return;
             };
-            if !read_hello(&mut stream).await.is_ok_and(|h| h.kind == BRING) {
-                return;
+            match read_hello(&mut stream).await.map(|hello| hello.kind) {
+                Ok(BRING) => {}
+                Ok(JOIN) => {
+                    // One that hangs up asks again.
+                    let _ = tokio::time::timeout(OPEN_TIME, say_none(&mut stream, &token)).await;
+                    return;
+                }
+                _ => return,
             }
             let urls = tokio::time::timeout(LIST_TIME, read_frame(&mut stream)).await;
             if let Ok(Ok(urls)) = urls {
@@ -428,6 +435,12 @@ pub(super) async fn note_callers(
             }
         });
     }
+}
+
+/// Says to one that asks to take part that there is no cluster here: silence would be taken for one that does not let it in.
+async fn say_none(stream: &mut Io, token: &Token) -> io::Result<()> {
+    let asked = token::take(stream, token, JOIN).await?;
+    asked.answer(stream, token, &Told::none().encode()).await
 }
 
 async fn receive(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Result<()> {

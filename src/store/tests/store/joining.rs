@@ -11,7 +11,7 @@ use orlop_store::server::{Bootstrap, Joining, MEMBER_NAME, Settings, Tls, TlsFil
 use crate::etcdctl::free_address;
 
 /// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, the
-/// peer URL that is asked, and the directory of the certificates, or `-`.
+/// peer URLs that are asked, with commas between, and the directory of the certificates, or `-`.
 const MACHINE: &str = "ORLOP_STORE_TEST_MACHINE";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,7 +45,7 @@ fn machine_of_a_cluster() {
         peer_urls: Vec::new(),
         bootstrap: Bootstrap::Join(Joining {
             token: Token::new(token.into()).expect("a token"),
-            seeds: vec![seed.into()],
+            seeds: seed.split(',').map(str::to_owned).collect(),
             founds: None,
             machine: machine.into(),
         }),
@@ -253,6 +253,22 @@ fn machines_join_by_a_token_and_come_back_without_a_command() {
         machine.start();
     }
     machines[1].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+}
+
+#[test]
+fn machines_that_look_for_one_another_become_a_cluster() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 3);
+    let all: Vec<String> = machines
+        .iter()
+        .map(|machine| format!("http://{}", machine.peer))
+        .collect();
+    // The one that makes the cluster comes last: the others listen already, and have none to offer.
+    for machine in machines.iter_mut().rev() {
+        machine.seed = all.join(",");
+        machine.start();
+    }
+    machines[2].wait_for(&["member", "list"], |list| voters(list).len() == 3);
 }
 
 #[test]
