@@ -1,6 +1,6 @@
 //! The inits that are measured beside one another: what a root of each holds, for the same services.
 //!
-//! Each runs every service in a cgroup of its own and keeps what it writes, where the init can do that at all: runit and s6 by a
+//! Each runs every service in a cgroup of its own and, of several, keeps what they write, where the init can do that at all: runit and s6 by a
 //! line of shell and a logger each, as their users do; busybox's init by a line of shell and a file.
 
 use std::path::Path;
@@ -79,6 +79,11 @@ impl Init {
     }
 }
 
+/// Whether what the services write is kept: a single one is there to show how soon PID 1 comes to start it.
+fn keeps_output(services: usize) -> bool {
+    services > 1
+}
+
 fn file(path: impl Into<String>, text: impl Into<String>) -> (String, u32, Vec<u8>) {
     (path.into(), 0o755, text.into().into_bytes())
 }
@@ -102,13 +107,16 @@ fn orlop(
     path: &Path,
 ) -> Result<()> {
     let wants = "/etc/systemd/system/multi-user.target.wants";
-    let mut links = vec![
-        link(format!("{wants}/bench-end.service"), "../bench-end.service"),
-        link(
+    let mut links = vec![link(
+        format!("{wants}/bench-end.service"),
+        "../bench-end.service",
+    )];
+    if keeps_output(services) {
+        links.push(link(
             format!("{wants}/orlop-journal.service"),
             "/usr/lib/orlop/units/orlop-journal.service",
-        ),
-    ];
+        ));
+    }
     for number in 1..=services {
         links.push(link(
             format!("{wants}/bench@{number}.service"),
@@ -134,7 +142,11 @@ fn orlop(
                 ("/end", 0o755, end("kill -PWR 1").as_bytes()),
             ],
             links: &links,
-            roles: &["orlop-journal.service"],
+            roles: if keeps_output(services) {
+                &["orlop-journal.service"]
+            } else {
+                &[]
+            },
         },
         path,
     )
@@ -151,12 +163,19 @@ fn systemd(services: usize) -> Rival<'static> {
             format!("{units}/multi-user.target"),
         ),
         link(format!("{wants}/bench-end.service"), "../bench-end.service"),
-        link(
+    ];
+    if keeps_output(services) {
+        links.push(link(
             "/etc/systemd/system/sysinit.target.wants/systemd-journald.service",
             format!("{units}/systemd-journald.service"),
-        ),
-    ];
-    for socket in ["systemd-journald.socket", "systemd-journald-dev-log.socket"] {
+        ));
+    }
+    let sockets: &[&str] = if keeps_output(services) {
+        &["systemd-journald.socket", "systemd-journald-dev-log.socket"]
+    } else {
+        &[]
+    };
+    for socket in sockets {
         links.push(link(
             format!("/etc/systemd/system/sockets.target.wants/{socket}"),
             format!("{units}/{socket}"),
