@@ -42,7 +42,7 @@ test: image ## run all tests, those that boot guests included
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
 
 torture: image ## break slots in every way, cut the power; slow (ORLOP_SEED=N repeats)
-	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1 torture
+	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1
 
 fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/artifacts
 	CARGO="$(CARGO)" ./fuzz/run $(SECONDS)

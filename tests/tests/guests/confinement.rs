@@ -162,6 +162,7 @@ fn user_data() -> String {
 }
 
 #[test]
+#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn a_unit_is_confined_as_each_of_its_directives_says() {
     let mut cage = Scenario::start("test-confinement", &user_data(), |_| Ok(()));
     cage.need("the machine comes up and lets its operator in", |guest| {

@@ -24,6 +24,7 @@ fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str])
 }
 
 #[test]
+#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn units_of_every_kind_do_their_work() {
     let mut rigging = Scenario::start("test-kinds", USER_DATA, |_| Ok(()));
     rigging.need("the machine comes up and lets its operator in", |guest| {

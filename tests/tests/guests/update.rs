@@ -142,6 +142,7 @@ fn comes_to_run(hull: &mut Scenario, version: &str) {
 }
 
 #[test]
+#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
     let server = Server::start().expect("a server");
     let key = Key::of_project(&Project::here()).expect("a key");
