@@ -8,6 +8,7 @@ use orlop_boot::entries::{self, Entry, Standing};
 use orlop_boot::slot::{self, Booted};
 use orlop_boot::trials::{Trial, Trials};
 use orlop_init::client::Client;
+use orlop_journal::timestamp::Civil;
 use serde_json::json;
 
 /// Shows the slots.
@@ -135,23 +136,11 @@ fn date(seconds: u64) -> String {
     if seconds == 0 {
         return "an unknown time".to_owned();
     }
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years: leap days come last in a year that begins in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let at = Civil::from_us(seconds.saturating_mul(1_000_000));
+    format!(
+        "{}-{:02}-{:02} {:02}:{:02}:{:02} UTC",
+        at.year, at.month, at.day, at.hour, at.minute, at.second
+    )
 }
 
 fn go_back(reboot: bool) -> Result<()> {
