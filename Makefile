@@ -8,6 +8,8 @@ CONFIG  ?= configs/demo.yaml
 CARGO   ?= cargo
 # How long each fuzz target runs.
 SECONDS ?= 600
+# What make bench measures: all when it is empty.
+PARTS ?=
 
 dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
@@ -22,6 +24,7 @@ help: ## list the targets
 	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
 	@echo "  SECONDS=$(SECONDS)  how long make fuzz runs each target"
+	@echo "  PARTS=$(PARTS)  what make bench measures (boots sizes disk memory netboot scheduling); all by default"
 
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
@@ -48,7 +51,7 @@ fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/arti
 	CARGO="$(CARGO)" ./fuzz/run $(SECONDS)
 
 bench: deps ## measure boots by counted instructions, and sizes, against their bars
-	@$(qemu) bench --profile $(PROFILE)
+	@$(qemu) bench --profile $(PROFILE) $(PARTS)
 
 check: deps fmt clippy doc crates size ## format, lints, documentation, licences, size
 

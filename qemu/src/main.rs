@@ -30,7 +30,13 @@ enum Command {
     /// Boot three guests that form a cluster, and keep them until the end of the input
     Cluster(ImageArguments),
     /// Measure boots by counted instructions, and sizes
-    Bench(ImageArguments),
+    Bench {
+        #[command(flatten)]
+        arguments: ImageArguments,
+        /// What to measure; all when nothing is named
+        #[arg(value_enum)]
+        parts: Vec<bench::Part>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +139,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let options = arguments.options(&project);
             demo::three::keep(&project, &options)?;
         }
-        Command::Bench(arguments) => bench::run(&project, &arguments.options(&project))?,
+        Command::Bench { arguments, parts } => {
+            bench::run(&project, &arguments.options(&project), &parts)?;
+        }
         Command::Bare(arguments) => {
             let binary = match arguments.binary {
                 Some(binary) => binary,

@@ -45,6 +45,7 @@ pub(super) fn sizes(products: &Products) -> Result<Vec<Figure>> {
             56.0,
         ),
         figure("the payload of an update", size(&products.payload)?, 64.0),
+        figure("the binary", size(&products.binary)?, 16.0),
     ])
 }
 

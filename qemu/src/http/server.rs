@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,36 @@ pub enum Content {
     File(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
+    /// A file of which each answer breaks off after so many bytes.
+    Flaky(PathBuf, u64),
+}
+
+impl Content {
+    /// What an answer from byte `start` on reads, and how long the whole is.
+    fn open(self, start: u64) -> io::Result<(Box<dyn Read>, u64)> {
+        let file = |path| {
+            let mut file = File::open(path)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(start))?;
+            io::Result::Ok((file, length))
+        };
+        Ok(match self {
+            Self::Bytes(bytes) => {
+                let length = bytes.len() as u64;
+                let mut bytes = io::Cursor::new(bytes);
+                bytes.set_position(start);
+                (Box::new(bytes), length)
+            }
+            Self::File(path) => {
+                let (file, length) = file(path)?;
+                (Box::new(file), length)
+            }
+            Self::Flaky(path, most) => {
+                let (file, length) = file(path)?;
+                (Box::new(file.take(most)), length)
+            }
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +124,20 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         io::Result::Ok(line.trim_end().to_owned())
     };
     let request = line()?;
-    while !line()?.is_empty() {}
+    // The one form of RFC 9110 §14.2 that a download which goes on sends.
+    let mut start = 0;
+    loop {
+        let field = line()?;
+        if field.is_empty() {
+            break;
+        }
+        if let Some(from) = field
+            .strip_prefix("Range: bytes=")
+            .and_then(|range| range.strip_suffix('-'))
+        {
+            start = from.parse().unwrap_or(0);
+        }
+    }
     let mut words = request.split(' ');
     let is_head = words.next() == Some("HEAD");
     let path = words.next().unwrap_or_default().to_owned();
@@ -104,20 +147,22 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         state.contents.get(&path).cloned()
     };
     let mut stream = stream;
-    let (length, mut body): (u64, Box<dyn Read>) = match content {
-        None => {
-            return stream.write_all(
-                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            );
-        }
-        Some(Content::Bytes(bytes)) => (bytes.len() as u64, Box::new(io::Cursor::new(bytes))),
-        Some(Content::File(path)) => {
-            let file = File::open(path)?;
-            (file.metadata()?.len(), Box::new(file))
-        }
+    let Some(content) = content else {
+        return stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
+    };
+    let (mut body, whole) = content.open(start)?;
+    let length = whole.saturating_sub(start);
+    let status = match start {
+        0 => "200 OK".to_owned(),
+        _ => format!(
+            "206 Partial Content\r\nContent-Range: bytes {start}-{}/{whole}",
+            whole.saturating_sub(1)
+        ),
     };
     stream.write_all(
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
             .as_bytes(),
     )?;
     if !is_head {

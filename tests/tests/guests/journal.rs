@@ -159,7 +159,7 @@ fn the_journal_holds_what_was_said_whatever_happens() {
         "sudo sh -s 2>&1 <<'END'
 reaches() { n=300; until [ $(journalctl -u count -o cat | grep -c '^count ') -ge $1 ]; do n=$((n - 1)); [ $n -gt 0 ] || exit 1; sleep 0.2; done; }
 systemctl start count.service; reaches 30
-pid=$(systemctl show orlop-journal.service | sed -n 's/.*\"main_pid\": \\([0-9]*\\).*/\\1/p')
+pid=$(systemctl show -P MainPID orlop-journal.service)
 kill -9 $pid; reaches 80
 systemctl stop count.service
 journalctl -u count -o cat | awk '/^count / { if ($2 > last + 5) print \"gap\", last, $2; last = $2; n++ } END { print (n >= 80) }'

@@ -14,7 +14,6 @@ recovery:
 ";
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn the_live_medium_installs_and_the_disk_starts_by_itself() {
     let mut stowaway = Scenario::start("test-live", CONFIGURATION, |machine| {
         machine.start = Start::Firmware;

@@ -6,7 +6,7 @@ const USER_DATA: &str = include_str!("units.yaml");
 
 /// What scripts in the guest begin with: properties of units, and a wait of at most a minute for something to become true.
 const PRELUDE: &str = "\
-show() { systemctl show $1 | sed -n \"s/.*\\\"$2\\\": \\\"\\{0,1\\}\\([^\\\",]*\\)\\\"\\{0,1\\},\\{0,1\\}$/\\1/p\"; }
+show() { systemctl show -P $2 $1; }
 until_true() { n=600; until eval \"$1\"; do n=$((n - 1)); [ $n -gt 0 ] || { echo \"never: $1\"; return 1; }; sleep 0.1; done; }
 ticks() { journalctl --no-pager -o cat -u lived.service | grep -c tick; }
 say() { exec 3<>/dev/tcp/127.0.0.1/$1; shift; echo \"$@\" >&3; }
@@ -24,7 +24,6 @@ fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str])
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn units_of_every_kind_do_their_work() {
     let mut rigging = Scenario::start("test-kinds", USER_DATA, |_| Ok(()));
     rigging.need("the machine comes up and lets its operator in", |guest| {
@@ -44,7 +43,7 @@ fn what_starts_others(rigging: &mut Scenario) {
     prints(
         rigging,
         "a timer starts its unit again and again, in its time",
-        "touch /run/beat; systemctl start beat.timer; show beat.timer sub
+        "touch /run/beat; systemctl start beat.timer; show beat.timer SubState
          until_true '[ $(wc -l </run/beat) -ge 3 ]'
          awk 'NR > 1 { if ($1 - before < 1.9) early = 1 } { before = $1 } END { print early + 0 }' /run/beat
          systemctl stop beat.timer; systemctl is-active beat.timer",
@@ -65,10 +64,10 @@ fn what_starts_others(rigging: &mut Scenario) {
     prints(
         rigging,
         "a service is started by the first connection, and gets its sockets with their names",
-        "systemctl start ask.socket; show ask.socket sub; systemctl is-active ask.service
+        "systemctl start ask.socket; show ask.socket SubState; systemctl is-active ask.service
          stat -c '%A %F' /run/ask.sock
          say 7001 hello; until_true '[ -s /run/ask ]'; cat /run/ask
-         systemctl is-active ask.service; show ask.socket sub
+         systemctl is-active ask.service; show ask.socket SubState
          systemctl stop ask.socket ask.service; systemctl is-active ask.socket ask.service",
         &[
             "listening",
@@ -98,11 +97,11 @@ fn what_starts_others(rigging: &mut Scenario) {
     prints(
         rigging,
         "a path unit starts its service for what appears and for what changes",
-        "systemctl start letters.path mirror.path; show letters.path sub
+        "systemctl start letters.path mirror.path; show letters.path SubState
          echo dear >/run/.one; mv /run/.one /run/letters/one; until_true '[ ! -e /run/letters/one ]'; cat /run/read
-         until_true '[ \"$(show letters.path sub)\" = waiting ]'; touch /run/letters/two; until_true '[ ! -e /run/letters/two ]'
+         until_true '[ \"$(show letters.path SubState)\" = waiting ]'; touch /run/letters/two; until_true '[ ! -e /run/letters/two ]'
          echo first >/run/.o; mv /run/.o /run/original; until_true 'grep -qs first /run/copies'
-         until_true '[ \"$(show mirror.path sub)\" = waiting ]'
+         until_true '[ \"$(show mirror.path SubState)\" = waiting ]'
          echo second >/run/.o; mv /run/.o /run/original; until_true 'grep -q second /run/copies' && echo mirrored
          systemctl stop letters.path mirror.path",
         &["waiting", "dear", "mirrored"],
@@ -113,7 +112,7 @@ fn mounts_and_slices(rigging: &mut Scenario) {
     prints(
         rigging,
         "a service has the mount and the slice that it needs, and their limits",
-        "systemctl start inside.service; until_true '[ -s /run/inside ]'; cat /run/inside; show run-hold.mount sub
+        "systemctl start inside.service; until_true '[ -s /run/inside ]'; cat /run/inside; show run-hold.mount SubState
          cat /sys/fs/cgroup/deck.slice/deck-upper.slice/pids.max /sys/fs/cgroup/deck.slice/deck-upper.slice/memory.max
          wc -l </sys/fs/cgroup/deck.slice/deck-upper.slice/inside.service/cgroup.procs
          systemctl stop run-hold.mount; systemctl is-active inside.service run-hold.mount; grep -c ' /run/hold ' /proc/mounts",
@@ -133,11 +132,11 @@ fn services_of_every_type(rigging: &mut Scenario) {
     prints(
         rigging,
         "the main process of a daemon is that of its PID file, or its only one",
-        "systemctl start daemon.service; [ $(show daemon.service main_pid) = $(cat /run/daemon.pid) ] && echo known
+        "systemctl start daemon.service; [ $(show daemon.service MainPID) = $(cat /run/daemon.pid) ] && echo known
          old=$(cat /run/daemon.pid); rm /run/daemon.pid; kill -9 $old
-         until_true '[ -s /run/daemon.pid ] && [ \"$(show daemon.service main_pid)\" = \"$(cat /run/daemon.pid)\" ]' && echo again
+         until_true '[ -s /run/daemon.pid ] && [ \"$(show daemon.service MainPID)\" = \"$(cat /run/daemon.pid)\" ]' && echo again
          systemctl stop daemon.service; ps | grep -c '[s]leep 77777'
-         systemctl start lone.service; tr '\\0' ' ' </proc/$(show lone.service main_pid)/cmdline; echo
+         systemctl start lone.service; tr '\\0' ' ' </proc/$(show lone.service MainPID)/cmdline; echo
          systemctl stop lone.service; systemctl is-active lone.service",
         &["known", "again", "0", "sleep 66666 ", "inactive"],
     );
@@ -145,13 +144,13 @@ fn services_of_every_type(rigging: &mut Scenario) {
         rigging,
         "a service that gives no sign of life is ended by its watchdog",
         "systemctl start bitten.service; systemctl is-active bitten.service
-         until_true '[ \"$(systemctl is-active bitten.service)\" = failed ]'; show bitten.service result",
+         until_true '[ \"$(systemctl is-active bitten.service)\" = failed ]'; show bitten.service Result",
         &["active", "watchdog"],
     );
     prints(
         rigging,
         "delays before restarts grow as RestartSteps= says",
-        "systemctl start slow.service; until_true '[ $(show slow.service restarts) -ge 4 ]'
+        "systemctl start slow.service; until_true '[ $(show slow.service NRestarts) -ge 4 ]'
          journalctl --no-pager -o cat -u slow.service | grep -o 'restart [14] in [0-9]*ms'; systemctl stop slow.service",
         &[
             "restart 1 in 100ms",
@@ -169,8 +168,8 @@ fn services_of_every_type(rigging: &mut Scenario) {
         rigging,
         "what is upheld comes back, and OnSuccess= follows a good end",
         "systemctl start holder.service; until_true '[ \"$(systemctl is-active upheld.service)\" = active ]'
-         old=$(show upheld.service main_pid); kill -TERM $old
-         until_true 'new=$(show upheld.service main_pid); [ -n \"$new\" ] && [ \"$new\" != $old ] && [ \"$new\" != null ]' && echo upheld
+         old=$(show upheld.service MainPID); kill -TERM $old
+         until_true 'new=$(show upheld.service MainPID); [ -n \"$new\" ] && [ \"$new\" != $old ] && [ \"$new\" != 0 ]' && echo upheld
          systemctl stop holder.service upheld.service; until_true '[ -e /run/after ]'; cat /run/after",
         &["upheld", "after"],
     );
@@ -181,7 +180,7 @@ fn memory_and_processes(rigging: &mut Scenario) {
         rigging,
         "a process that the kernel kills for memory ends its unit, and is told as such",
         "systemctl start glutton.service
-         until_true '[ \"$(systemctl is-active glutton.service)\" = failed ]'; show glutton.service result",
+         until_true '[ \"$(systemctl is-active glutton.service)\" = failed ]'; show glutton.service Result",
         &["oom-kill"],
     );
     prints(
@@ -244,7 +243,7 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
             "printf '[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nExecStart=/bin/false\\nRestart=always\\nRestartSec=0\\nStandardOutput=null\\n' >/run/systemd/system/flap@.service
              systemctl daemon-reload; descriptors=$(ls /proc/1/fd | wc -l); processes=$(ls -d /proc/[0-9]* | wc -l)
              systemctl --no-block start $(seq -f 'flap@%g.service' 10)
-             total() { n=0; for i in $(seq 10); do n=$((n + $(show flap@$i.service restarts))); done; echo $n; }
+             total() { n=0; for i in $(seq 10); do n=$((n + $(show flap@$i.service NRestarts))); done; echo $n; }
              tries=1800; until [ $(total) -ge 10000 ] || [ $tries = 0 ]; do tries=$((tries - 1)); sleep 1; done
              [ $(total) -ge 10000 ] && echo restarted
              systemctl stop $(seq -f 'flap@%g.service' 10)
@@ -261,16 +260,16 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
 /// What is up before PID 1 is replaced, and is to be up after it as if nothing had happened.
 const BEFORE: &str = "\
 systemctl start lived.service holder.service inside.service ask.socket beat.timer keep.service
-old=\"$(show lived.service main_pid) $(show holder.service main_pid) $(show inside.service main_pid)\"
+old=\"$(show lived.service MainPID) $(show holder.service MainPID) $(show inside.service MainPID)\"
 rm -f /run/ask; : >/run/beat; descriptors=$(ls /proc/1/fd | wc -l)
 ";
 
 const AFTER: &str = "\
-[ \"$(show lived.service main_pid) $(show holder.service main_pid) $(show inside.service main_pid)\" = \"$old\" ] && echo same processes
+[ \"$(show lived.service MainPID) $(show holder.service MainPID) $(show inside.service MainPID)\" = \"$old\" ] && echo same processes
 systemctl is-active lived.service inside.service run-hold.mount ask.socket ask.service | xargs
 say 7001 hello; until_true '[ -s /run/ask ]'; cut -d' ' -f1-3 /run/ask
 until_true '[ $(wc -l </run/beat) -ge 2 ]' && echo beats
-kill -9 $(show lived.service main_pid); until_true '[ \"$(systemctl is-active lived.service)\" = active ]' && echo restarted
+kill -9 $(show lived.service MainPID); until_true '[ \"$(systemctl is-active lived.service)\" = active ]' && echo restarted
 rows=$(ticks); until_true '[ $(ticks) -gt $rows ]' && echo heard
 systemctl restart keep.service; until_true 'grep -qs kept /run/kept'; cat /run/kept
 now=$(ls /proc/1/fd | wc -l); [ $((now - descriptors)) -lt 6 ] || echo \"$descriptors descriptors became $now\"

@@ -15,6 +15,9 @@ use orlop_update::hex::Hash;
 use orlop_update::manifest::Manifest;
 use orlop_update::signature::SecretKey;
 
+/// A version whose image has no header yet.
+const UNFINISHED: &str = "0.9.0";
+
 /// A machine that looks for updates at `url`.
 pub(crate) fn configuration(url: &str) -> String {
     format!(
@@ -112,7 +115,14 @@ fn is_refused(hull: &mut Scenario, disk: &SystemDisk, what: &str, command: &str,
             !output.status.success() && said.contains(why),
             "no {why:?} in {said}"
         );
-        let after = disk.entries()?;
+        // What an update left that was cut short is room for the next one.
+        let whole = |entries: Vec<String>| -> Vec<String> {
+            entries
+                .into_iter()
+                .filter(|entry| !entry.contains(UNFINISHED))
+                .collect()
+        };
+        let (before, after) = (whole(before), whole(disk.entries()?));
         ensure!(before == after, "{before:?} became {after:?}");
         Ok(())
     });
@@ -142,7 +152,6 @@ fn comes_to_run(hull: &mut Scenario, version: &str) {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
     let server = Server::start().expect("a server");
     let key = Key::of_project(&Project::here()).expect("a key");
@@ -155,7 +164,7 @@ fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
         let mut image = std::fs::read(&disk.slots[0].uki).context("read the image")?;
         image[..512].fill(0);
         std::fs::write(&unfinished, image).context("write an image")?;
-        disk.put(&unfinished, "EFI/Linux/orlop_0.9.0+3.efi")?;
+        disk.put(&unfinished, &format!("EFI/Linux/orlop_{UNFINISHED}+3.efi"))?;
         let directory = machine.directory.join("served");
         let path = payload(machine, &key, "0.2.0", &directory)?;
         image::list(std::slice::from_ref(&path), &key)?;
@@ -169,7 +178,11 @@ fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
     };
     let bytes = served("orlop-0.2.0.update");
     let list = served("latest.json");
-    server.serve("/orlop-0.2.0.update", Content::File(path.clone()));
+    // No answer brings more than a third of it.
+    server.serve(
+        "/orlop-0.2.0.update",
+        Content::Flaky(path.clone(), bytes.len() as u64 / 3 + 1),
+    );
     let hidden = String::from_utf8_lossy(&list).replace("0.2.0", "0.1.0");
     server.serve("/latest.json", Content::Bytes(hidden.into_bytes()));
     comes_to_run(&mut hull, "0.1.0");
@@ -259,8 +272,9 @@ fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
         text.contains("0.1.0 runs; stable has 0.2.0 (")
     });
     hull.check(
-        "the channel's version is put into the other slot",
+        "the channel's version is put into the other slot, by a connection that breaks twice",
         |guest| {
+            let earlier = server.requests().len();
             let said = said(&guest.ssh()?.output(apply)?);
             let signer = key.public().id.to_string();
             let words = [
@@ -270,6 +284,11 @@ fn an_update_comes_by_http_and_the_way_back_is_by_hand() {
                 &signer,
             ];
             ensure!(words.iter().all(|word| said.contains(word)), "{said}");
+            let requests = server.requests();
+            let asked = requests[earlier..]
+                .iter()
+                .filter(|path| path.ends_with("/orlop-0.2.0.update"));
+            ensure!(asked.count() == 3, "asked for {requests:?}\n{said}");
             let entries = disk.entries()?;
             ensure!(
                 entries == ["orlop_0.1.0.efi", "orlop_0.2.0+3.efi"],
