@@ -24,7 +24,7 @@ help: ## list the targets
 	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
 	@echo "  SECONDS=$(SECONDS)  how long make fuzz runs each target"
-	@echo "  PARTS=$(PARTS)  what make bench measures (boots sizes disk memory netboot scheduling); all by default"
+	@echo "  PARTS=$(PARTS)  what make bench measures (boots sizes disk memory netboot scheduling store); all by default"
 
 deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
@@ -50,7 +50,7 @@ torture: image ## break slots in every way, cut the power; slow (ORLOP_SEED=N re
 fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/artifacts
 	CARGO="$(CARGO)" ./fuzz/run $(SECONDS)
 
-bench: deps ## measure boots by counted instructions, and sizes, against their bars
+bench: deps ## measure boots beside other inits, the store beside etcd, sizes; against their bars
 	@$(qemu) bench --profile $(PROFILE) $(PARTS)
 
 check: deps fmt clippy doc crates size ## format, lints, documentation, licences, size

@@ -65,6 +65,8 @@ pub enum Part {
     Netboot,
     /// The scheduler's decisions.
     Scheduling,
+    /// The store beside Debian's etcd.
+    Store,
 }
 
 impl Part {
@@ -76,6 +78,7 @@ impl Part {
             Self::Memory => memory(project, products),
             Self::Netboot => netboot::figure(project, products).map(|figure| vec![figure]),
             Self::Scheduling => scheduling(project),
+            Self::Store => store(project),
         }
     }
 }
@@ -114,17 +117,29 @@ pub fn run(project: &Project, options: &Options, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// What the scheduler takes to decide, in a cluster of 1,000 machines and 20,000 units.
-fn scheduling(project: &Project) -> Result<Vec<Figure>> {
+/// What an example of one of the crates prints.
+fn example(project: &Project, package: &str, name: &str, arguments: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(&project.root)
-        .args(["run", "--quiet", "--release"])
-        .args(["--package", "orlop-schedule", "--example", "pass"])
+        .args(["run", "--quiet", "--release", "--package", package])
+        .args(["--example", name, "--"])
+        .args(arguments)
         .stderr(Stdio::inherit())
         .output()
         .context("start cargo")?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "the example `{name}` ended with {}, and printed:\n{text}",
+        output.status
+    );
+    Ok(text)
+}
+
+/// What the scheduler takes to decide, in a cluster of 1,000 machines and 20,000 units.
+fn scheduling(project: &Project) -> Result<Vec<Figure>> {
+    let text = example(project, "orlop-schedule", "pass", &[])?;
     [
         (
             "whole",
@@ -151,6 +166,46 @@ fn scheduling(project: &Project) -> Result<Vec<Figure>> {
         })
     })
     .collect()
+}
+
+/// Seconds that each server is under load for one figure.
+const STORE_SECONDS: &str = "3";
+
+/// Prints operations a second, ours and etcd's; with many clients etcd is to do at most half of what ours does.
+fn store(project: &Project) -> Result<Vec<Figure>> {
+    let directory = project.path("build/bench-store");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    let path = directory.display().to_string();
+    let text = example(
+        project,
+        "orlop-store",
+        "load",
+        &["compare", &path, STORE_SECONDS],
+    )?;
+    print!("{text}");
+    std::fs::remove_dir_all(&directory)
+        .with_context(|| format!("remove {}", directory.display()))?;
+    let mut figures = Vec::new();
+    for line in text.lines() {
+        let is_bound = ["64 clients", "256 clients"]
+            .iter()
+            .any(|many| line.contains(many));
+        let ratio = line
+            .split_whitespace()
+            .next_back()
+            .and_then(|ratio| ratio.parse::<f64>().ok());
+        if let (true, Some(ratio), Some((what, _))) = (is_bound, ratio, line.split_once("  ")) {
+            figures.push(Figure {
+                what: format!("etcd beside ours: {what}"),
+                value: ratio.recip(),
+                unit: "of ours",
+                bar: 0.5,
+            });
+        }
+    }
+    ensure!(!figures.is_empty(), "the example `load` compared nothing");
+    Ok(figures)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size to be read by people")]

@@ -1,6 +1,9 @@
 //! Puts a load on an etcd-speaking server: `load put ADDRESS CLIENTS SECONDS` or `load get ADDRESS CLIENTS SECONDS`.
 //! `load serve ADDRESS DIRECTORY` serves a member to put it on; `load sync DIRECTORY SECONDS` tells what the same bytes cost
-//! the disk, one write and one `fdatasync` at a time.
+//! the disk, one write and one `fdatasync` at a time. `load compare DIRECTORY SECONDS` starts ours and Debian's etcd, of one
+//! member and of three, in empty directories below DIRECTORY, and prints what each does in turn: so many seconds a figure.
+
+mod compare;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,35 +21,57 @@ const VALUE_BYTES: usize = 256;
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    };
     match words[..] {
-        ["serve", address, directory] => serve(address, directory),
+        ["serve", address, directory] => serve(address, directory, None),
+        ["serve", address, directory, name, peer, members] => {
+            serve(address, directory, Some([name, peer, members]))
+        }
         ["sync", directory, seconds] => sync(directory, Duration::from_secs(seconds.parse()?)),
+        ["compare", directory, seconds] => {
+            let time = Duration::from_secs(seconds.parse()?);
+            runtime()?.block_on(compare::compare(directory.as_ref(), time))
+        }
         [what @ ("put" | "get"), address, clients, seconds] => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(load(
-                what == "put",
-                address,
-                clients.parse()?,
-                Duration::from_secs(seconds.parse()?),
-            ))
+            let work = if what == "put" { Work::Put } else { Work::Get };
+            let time = Duration::from_secs(seconds.parse()?);
+            let rate = runtime()?.block_on(load(work, address, clients.parse()?, time))?;
+            rate.tell();
+            Ok(())
         }
         _ => bail!(
-            "usage: load put|get ADDRESS CLIENTS SECONDS | load serve ADDRESS DIRECTORY | load sync DIRECTORY SECONDS"
+            "usage: load put|get ADDRESS CLIENTS SECONDS | load compare DIRECTORY SECONDS | \
+             load serve ADDRESS DIRECTORY [NAME PEER NAME=URL,…] | load sync DIRECTORY SECONDS"
         ),
     }
 }
 
-fn serve(address: &str, directory: &str) -> Result<()> {
+fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<()> {
+    let [name, peer, members] = cluster.unwrap_or(["load", "", ""]);
+    let members = members
+        .split(',')
+        .filter_map(|member| member.split_once('='))
+        .map(|(name, url)| (name.to_owned(), vec![url.to_owned()]))
+        .collect();
+    let peer = Some(peer).filter(|p| !p.is_empty());
     let settings = orlop_store::server::Settings {
-        name: "load".into(),
+        name: name.into(),
         data_dir: directory.into(),
         listen: vec![address.parse()?],
         client_urls: vec![format!("http://{address}")],
-        peer_listen: Vec::new(),
-        peer_urls: Vec::new(),
-        bootstrap: orlop_store::server::Bootstrap::Alone,
+        peer_listen: peer.map(str::parse).transpose()?.into_iter().collect(),
+        peer_urls: peer.map(|p| format!("http://{p}")).into_iter().collect(),
+        bootstrap: match peer {
+            None => orlop_store::server::Bootstrap::Alone,
+            Some(_) => orlop_store::server::Bootstrap::New {
+                members,
+                token: "load".into(),
+            },
+        },
         tls: orlop_store::server::Tls::default(),
         options: orlop_store::node::Options::default(),
     };
@@ -72,11 +97,18 @@ fn sync(directory: &str, time: Duration) -> Result<()> {
         times.push(begun.elapsed());
     }
     std::fs::remove_file(path)?;
-    tell(times, start.elapsed(), 1);
+    times.sort_unstable();
+    Rate {
+        times,
+        time: start.elapsed(),
+        clients: 1,
+    }
+    .tell();
     Ok(())
 }
 
-async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Result<()> {
+/// Keeps so many clients busy for that time.
+async fn load(work: Work, address: &str, clients: usize, time: Duration) -> Result<Rate> {
     let mut channels = Vec::new();
     for _ in 0..clients.div_ceil(CLIENTS_PER_CONNECTION) {
         let endpoint: Endpoint =
@@ -94,7 +126,7 @@ async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Resul
             while start.elapsed() < time {
                 let key = format!("{:08}", numbers.fetch_add(1, Ordering::Relaxed)).into_bytes();
                 let begun = Instant::now();
-                if put {
+                if work == Work::Put {
                     kv.put(PutRequest {
                         key,
                         value: vec![7; VALUE_BYTES],
@@ -104,6 +136,7 @@ async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Resul
                 } else {
                     kv.range(RangeRequest {
                         key: b"00000000".to_vec(),
+                        serializable: work == Work::SerializableGet,
                         ..RangeRequest::default()
                     })
                     .await?;
@@ -117,23 +150,49 @@ async fn load(put: bool, address: &str, clients: usize, time: Duration) -> Resul
     while let Some(done) = tasks.join_next().await {
         times.extend(done??);
     }
-    tell(times, start.elapsed(), clients);
-    Ok(())
+    times.sort_unstable();
+    Ok(Rate {
+        times,
+        time: start.elapsed(),
+        clients,
+    })
 }
 
-fn tell(mut times: Vec<Duration>, time: Duration, clients: usize) {
-    times.sort_unstable();
-    let at = |part: usize| {
-        times
-            .get(times.len() * part / 100)
-            .copied()
-            .unwrap_or_default()
-    };
-    let rate = times.len() as f64 / time.as_secs_f64();
-    println!(
-        "{rate:.0}/s, p50 {:?}, p99 {:?}, {} clients",
-        at(50),
-        at(99),
-        clients
-    );
+/// What clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// New keys.
+    Put,
+    /// One key, with all that was acknowledged before.
+    Get,
+    /// One key, as the member knows it.
+    SerializableGet,
+}
+
+/// What came of it.
+struct Rate {
+    /// Of each operation, in rising order.
+    times: Vec<Duration>,
+    time: Duration,
+    clients: usize,
+}
+
+impl Rate {
+    fn per_second(&self) -> f64 {
+        self.times.len() as f64 / self.time.as_secs_f64()
+    }
+
+    fn tell(&self) {
+        let at = |part: usize| {
+            let place = self.times.len() * part / 100;
+            self.times.get(place).copied().unwrap_or_default()
+        };
+        println!(
+            "{:.0}/s, p50 {:?}, p99 {:?}, {} clients",
+            self.per_second(),
+            at(50),
+            at(99),
+            self.clients
+        );
+    }
 }
