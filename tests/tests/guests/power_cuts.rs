@@ -196,7 +196,6 @@ fn cut_power(name: &'static str, starts: u32, updates: u32) {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn the_power_goes_at_first_starts_and_updates() {
     cut_power("test-cuts", 2, 4);
 }
