@@ -226,7 +226,7 @@ fn systemd(services: usize) -> Rival<'static> {
 
 fn runit(services: usize) -> Rival<'static> {
     let mut files = vec![
-        file("/etc/runit/1", format!("{MOUNTS}touch /etc/runit/stopit\n")),
+        file("/etc/runit/1", format!("{MOUNTS}touch /run/runit.stopit\n")),
         file("/etc/runit/2", "#!/bin/sh\nexec runsvdir -P /service\n"),
         file(
             "/etc/runit/3",
@@ -237,7 +237,8 @@ fn runit(services: usize) -> Rival<'static> {
             format!(
                 "#!/bin/sh\n{}exec sleep 1000\n",
                 end(
-                    "chmod 100 /etc/runit/stopit; touch /etc/runit/reboot; chmod 0 /etc/runit/reboot; kill -CONT 1"
+                    // As Debian's runit-init does.
+                    "chmod 100 /run/runit.stopit; touch /run/runit.reboot; chmod 0 /run/runit.reboot; kill -CONT 1"
                 )
             ),
         ),

@@ -43,6 +43,8 @@ struct Stream {
     rate_limit_interval_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_limit_burst: Option<u32>,
+    #[serde(default)]
+    console: bool,
     #[serde(skip)]
     read: Option<OwnedFd>,
 }
@@ -92,6 +94,7 @@ impl Streams {
                 .rate_limit_interval
                 .map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
             rate_limit_burst: logging.rate_limit_burst,
+            console: logging.console,
             read: Some(read),
         };
         self.changed.insert(self.next);

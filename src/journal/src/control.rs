@@ -49,6 +49,9 @@ pub struct StreamInfo {
     /// The unit's `LogRateLimitBurst=`; zero is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit_burst: Option<u32>,
+    /// Whether the lines are shown on the console as well (`StandardOutput=journal+console`).
+    #[serde(default)]
+    pub console: bool,
 }
 
 /// What PID 1 sends. Unknown keys are ignored.

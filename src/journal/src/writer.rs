@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,6 +26,9 @@ use crate::store::{self, Options, Store};
 
 /// The descriptor on which PID 1 gives the journal its socket.
 pub const CONTROL_DESCRIPTOR: i32 = 3;
+
+/// What `StandardOutput=journal+console` means.
+const CONSOLE: &str = "/dev/console";
 
 const CONTROL: u64 = 0;
 const SIGNALS: u64 = 1;
@@ -105,6 +108,7 @@ struct Stream {
     priority_prefix: bool,
     priority_max: u8,
     limit: Limit,
+    is_shown: bool,
     lines: Lines,
 }
 
@@ -125,6 +129,7 @@ impl Stream {
             priority_prefix: info.priority_prefix.unwrap_or(true),
             priority_max: info.priority_max.unwrap_or(PRIORITY_MAX),
             limit: default.with(info.rate_limit_interval_us, info.rate_limit_burst),
+            is_shown: info.console,
             unit: info.unit,
             lines: Lines::default(),
         }
@@ -156,8 +161,31 @@ impl Stream {
         if entry.priority <= self.priority_max
             && limits.admit(&self.unit, self.limit, now.monotonic_us)
         {
+            if self.is_shown {
+                show(&entry);
+            }
             store.push(entry, now);
         }
+    }
+}
+
+/// Writes a line to the console. One that takes no more, or is not there, keeps nobody waiting: the line is in the journal.
+fn show(entry: &Entry) {
+    let mut line = entry.identifier.clone().unwrap_or_default().into_bytes();
+    line.extend(b": ");
+    // What moves a terminal's cursor would hide what others said.
+    line.extend(entry.message.iter().map(|byte| match byte {
+        b'\t' | b' '..=b'~' | 0x80.. => *byte,
+        _ => b'?',
+    }));
+    line.push(b'\n');
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits();
+    let console = File::options()
+        .write(true)
+        .custom_flags(flags.cast_signed())
+        .open(CONSOLE);
+    if let Ok(mut console) = console {
+        let _ = console.write_all(&line);
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Logging {
     pub rate_limit_interval: Option<Duration>,
     /// `LogRateLimitBurst=`; zero turns the limit off.
     pub rate_limit_burst: Option<u32>,
+    /// `StandardOutput=` or `StandardError=` is `journal+console`: the journal shows the lines on the console too.
+    pub console: bool,
 }
 
 /// `NotifyAccess=`: whose `sd_notify` messages count.

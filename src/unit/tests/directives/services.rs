@@ -185,7 +185,7 @@ fn service_directives_have_their_effect() {
             |s| s.standard_output == Output::Append("/var/log/x".into()),
         ),
         ("StandardOutput=journal+console", |s| {
-            s.standard_output == Output::JournalAndConsole
+            s.standard_output == Output::JournalAndConsole && s.logging.console
         }),
         ("SyslogIdentifier=x\nIgnoreSIGPIPE=no", |s| {
             s.syslog_identifier.as_deref() == Some("x") && !s.ignore_sigpipe

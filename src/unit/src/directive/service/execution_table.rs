@@ -206,7 +206,8 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
     ignored("SetLoginEnvironment", "set the variables with Environment="),
     refused("SmackProcessLabel", SANDBOX),
     set("StandardError", |d, a, r| {
-        standard(&mut d.service.standard_error, Output::Inherit, a, r)
+        standard(&mut d.service.standard_error, Output::Inherit, a, r);
+        shown_on_console(&mut d.service);
     }),
     set("StandardInput", |d, a, r| {
         r.value(
@@ -219,7 +220,8 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
     }),
     set("StandardInputText", input_text),
     set("StandardOutput", |d, a, r| {
-        standard(&mut d.service.standard_output, Output::Journal, a, r)
+        standard(&mut d.service.standard_output, Output::Journal, a, r);
+        shown_on_console(&mut d.service);
     }),
     set("StateDirectory", |d, a, r| {
         directories(&mut d.service.state_directory, a, r)
@@ -305,3 +307,9 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
     silent("UtmpMode"),
     set("WorkingDirectory", working_directory),
 ];
+
+/// Both outputs are one stream on its way to the journal.
+fn shown_on_console(service: &mut Service) {
+    let outputs = [&service.standard_output, &service.standard_error];
+    service.logging.console = outputs.contains(&&Output::JournalAndConsole);
+}
