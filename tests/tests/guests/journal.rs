@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use orlop_qemu::guest::Network;
 use orlop_qemu::process;
 use orlop_tests::Scenario;
 
@@ -108,7 +109,11 @@ fn the_journal_holds_what_was_said_whatever_happens() {
     let user_data = USER_DATA
         .replace("SYSLOG", &syslog_port.to_string())
         .replace("LOKI", &loki_port.to_string());
-    let mut logbook = Scenario::start("test-journal", &user_data, |_| Ok(()));
+    let mut logbook = Scenario::start("test-journal", &user_data, |machine| {
+        // The ports of the host are reached through it.
+        machine.network = Network::Open;
+        Ok(())
+    });
     logbook.need("the machine comes up and lets its operator in", |guest| {
         guest.wait_for_ssh().map(|_| ())
     });
