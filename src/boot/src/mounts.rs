@@ -124,6 +124,8 @@ pub(crate) fn mount_api() -> Result<(), MountError> {
 /// # Errors
 /// What mount(2) gives, with the filesystem and the target.
 pub fn mount_one(api: &Api) -> Result<(), MountError> {
+    // The kernel would have modprobe look for a module that shows programs for debugging in it, and wait (kernel/bpf/inode.c).
+    let _quiet = (api.filesystem == "bpf").then(NoModules::begin).flatten();
     mount(
         Some(api.filesystem),
         api.target,
@@ -136,6 +138,29 @@ pub fn mount_one(api: &Api) -> Result<(), MountError> {
         target: api.target,
         source,
     })
+}
+
+/// Which program the kernel runs to load modules; none when it is empty (Documentation/admin-guide/sysctl/kernel.rst, `modprobe`).
+const LOADER: &str = "/proc/sys/kernel/modprobe";
+
+/// While this lives the kernel asks nobody for modules.
+struct NoModules {
+    loader: String,
+}
+
+impl NoModules {
+    /// Where it cannot be told so, modprobe looks in vain, which takes a little longer.
+    fn begin() -> Option<Self> {
+        let loader = std::fs::read_to_string(LOADER).ok()?;
+        std::fs::write(LOADER, "\n").ok()?;
+        Some(Self { loader })
+    }
+}
+
+impl Drop for NoModules {
+    fn drop(&mut self) {
+        let _ = std::fs::write(LOADER, &self.loader);
+    }
 }
 
 /// Makes a directory, mode 755, unless it is there.

@@ -1,9 +1,17 @@
 //! Lines in the kernel's log, the one log that is there before and after everything else.
 //!
-//! Each line opens `/dev/kmsg` anew: a descriptor that stays open is limited to ten lines in five seconds
-//! (`kernel/printk/printk.c`, `devkmsg_write`).
+//! A descriptor of `/dev/kmsg` is limited to ten lines in five seconds (`kernel/printk/printk.c`, `devkmsg_write`), and each opening costs
+//! the kernel 16 KiB, cleared: so one serves for as many lines as it may.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::sync::{Mutex, PoisonError};
+
+/// Lines that one descriptor may write however quickly they come.
+const LINES_OF_A_DESCRIPTOR: u32 = 10;
+
+/// The open descriptor and how many lines it has written.
+static OPEN: Mutex<Option<(File, u32)>> = Mutex::new(None);
 
 /// Severity, as syslog numbers it (RFC 5424 §6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,14 +51,21 @@ pub fn write(priority: Priority, tag: &str, text: &str) {
         "<{}>{tag}[{pid}]: {text}\n",
         (FACILITY_DAEMON << 3) | priority as u8
     );
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/kmsg")
-        .and_then(|mut kmsg| kmsg.write_all(line.as_bytes()));
-    if written.is_err() {
+    if append(line.as_bytes()).is_err() {
         // Nothing is left to report to when standard error is gone as well.
         let _ = writeln!(std::io::stderr(), "{tag}: {text}");
     }
+}
+
+fn append(line: &[u8]) -> io::Result<()> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut kmsg, lines) = match open.take() {
+        Some((kmsg, lines)) if lines < LINES_OF_A_DESCRIPTOR => (kmsg, lines),
+        _ => (File::options().write(true).open("/dev/kmsg")?, 0),
+    };
+    kmsg.write_all(line)?;
+    *open = Some((kmsg, lines + 1));
+    Ok(())
 }
 
 /// A [`log`]-crate backend over [`write()`].
