@@ -12,11 +12,12 @@ use orlop_unit::Launch;
 const EXIT_EXEC: u8 = 203;
 
 /// Runs `orlop confine N`, whose description and report follow the `N` descriptors that are the program's own, or
-/// `orlop confine --remove DIRECTORY…`.
+/// `orlop confine --remove DIRECTORY…`, or `orlop confine --remove-ipc USER GROUP`.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().filter_map(|a| a.to_str()).collect();
     let number = match words.as_slice() {
         ["--remove", directories @ ..] => return remove(directories),
+        ["--remove-ipc", user, group] => return remove_ipc(user, group),
         [number] => number.parse::<i32>().ok(),
         _ => None,
     };
@@ -60,4 +61,18 @@ fn remove(directories: &[&str]) -> ExitCode {
         }
     }
     code
+}
+
+/// Removes what a user's processes left of IPC objects, or a group's, unless one of the user's still runs.
+fn remove_ipc(user: &str, group: &str) -> ExitCode {
+    let (Ok(user), Ok(group)) = (user.parse(), group.parse()) else {
+        return ExitCode::from(2);
+    };
+    match orlop_container::remove_ipc(user, group) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("orlop confine: cannot remove what user {user} left of IPC objects: {err}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -3,11 +3,14 @@
 //! PID 1 starts this for units that ask for more than a few system calls: the process keeps its number, its cgroup and its
 //! descriptors, and nothing of ours is left of it when the program runs.
 
+mod credentials;
 mod filters;
 mod mounts;
 mod places;
 mod private;
 mod resources;
+mod root;
+mod users;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -39,6 +42,7 @@ mod code {
     pub(super) const NO_NEW_PRIVILEGES: u8 = 227;
     pub(super) const FILTER: u8 = 228;
     pub(super) const STATE_DIRECTORY: u8 = 238;
+    pub(super) const CREDENTIALS: u8 = 243;
 }
 
 /// The capability that lets a process install filters without giving up privileges for good.
@@ -94,6 +98,7 @@ fn become_program(launch: &Launch) -> Result<std::convert::Infallible, Failure> 
             mounts::hand_over(path, user.uid, user.gid).step(code::STATE_DIRECTORY)?;
         }
     }
+    credentials::show(launch).step(code::CREDENTIALS)?;
     mounts::build(launch).step(code::NAMESPACE)?;
     let keeps_filters = become_user(launch)?;
     rustix::process::chdir(launch.directory.as_str())
@@ -132,6 +137,17 @@ fn bounding(launch: &Launch) -> u64 {
 
 /// Takes the identity; answers whether the process may install filters as it is.
 fn become_user(launch: &Launch) -> Result<bool, Failure> {
+    if let Some(user) = &launch.user {
+        let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+        set_thread_groups(&groups)
+            .during(|| "set groups")
+            .step(code::GROUP)?;
+    }
+    if launch.confinement.private_users {
+        let user = launch.user.as_ref();
+        let (uid, gid) = user.map_or((0, 0), |u| (u.uid, u.gid));
+        users::enter(uid, gid).step(code::USER)?;
+    }
     let has = capabilities(None)
         .during(|| "read capabilities")
         .step(code::CAPABILITIES)?
@@ -158,11 +174,7 @@ fn become_user(launch: &Launch) -> Result<bool, Failure> {
     }
     let mut keeps = has;
     if let Some(user) = &launch.user {
-        let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-        set_thread_groups(&groups)
-            .during(|| "set groups")
-            .step(code::GROUP)?;
         set_thread_res_gid(gid, gid, gid)
             .during(|| format!("become group {}", user.gid))
             .step(code::GROUP)?;

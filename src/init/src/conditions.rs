@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use orlop_unit::Test;
+use orlop_unit::install::fits_pattern;
 
 /// Whether the bare test holds; what cannot be found out does not.
 #[must_use]
@@ -31,7 +32,7 @@ pub fn holds(test: Test, parameter: &str) -> bool {
         Test::Host => {
             let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-            wildcard(parameter, hostname.trim()) || machine_id.trim() == parameter
+            fits_pattern(parameter, hostname.trim()) || machine_id.trim() == parameter
         }
         Test::Architecture => parameter == "x86-64",
         Test::Virtualization => virtualization(parameter),
@@ -88,47 +89,29 @@ fn virtualization(parameter: &str) -> bool {
     }
 }
 
-/// Shell patterns with `*` and `?` in the last component.
-/// Whether a path matches the pattern.
+/// Whether there is a path that matches the pattern, as glob(3) has it: a name that begins with a dot only if the pattern says so.
 pub fn matches_glob(pattern: &str) -> bool {
-    let (directory, last) = pattern.rsplit_once('/').unwrap_or((".", pattern));
-    let directory = if directory.is_empty() { "/" } else { directory };
-    fs::read_dir(directory).is_ok_and(|entries| {
-        entries.flatten().any(|e| {
-            e.file_name()
-                .to_str()
-                .is_some_and(|name| wildcard(last, name))
-        })
-    })
+    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    let start = if pattern.starts_with('/') { "/" } else { "." };
+    matches_below(Path::new(start), &parts)
 }
 
-/// Whether `text` matches a pattern of literal characters, `*` and `?`.
-fn wildcard(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t, mut star, mut mark) = (0_usize, 0_usize, None, 0_usize);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some(p);
-                mark = t;
-                p = p.saturating_add(1);
-            }
-            Some(c) if *c == '?' || Some(c) == text.get(t) => {
-                p = p.saturating_add(1);
-                t = t.saturating_add(1);
-            }
-            _ => {
-                let Some(at) = star else { return false };
-                p = at.saturating_add(1);
-                mark = mark.saturating_add(1);
-                t = mark;
-            }
-        }
+fn matches_below(directory: &Path, parts: &[&str]) -> bool {
+    let Some((part, rest)) = parts.split_first() else {
+        return true;
+    };
+    if !part.contains(['*', '?', '[']) {
+        let path = directory.join(part);
+        return fs::symlink_metadata(&path).is_ok() && matches_below(&path, rest);
     }
-    pattern
-        .get(p..)
-        .is_some_and(|rest| rest.iter().all(|c| *c == '*'))
+    fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let fits = entry.file_name().to_str().is_some_and(|name| {
+                part.starts_with('.') == name.starts_with('.') && fits_pattern(part, name)
+            });
+            fits && matches_below(&entry.path(), rest)
+        })
+    })
 }
 
 fn split_operator(parameter: &str) -> (&str, &str) {
@@ -160,7 +143,7 @@ fn compare_number(parameter: &str, have: u64) -> bool {
 fn compare(parameter: &str, have: &str) -> bool {
     let (operator, wanted) = split_operator(parameter);
     if operator.is_empty() {
-        return wildcard(wanted, have);
+        return fits_pattern(wanted, have);
     }
     let numbers = |text: &str| -> Vec<u64> {
         text.split(|c: char| !c.is_ascii_digit())
@@ -187,8 +170,24 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_match_whole_names() {
-        assert!(wildcard("zz*", "zzz") && wildcard("*", "") && wildcard("a?c*", "abcdef"));
-        assert!(!wildcard("zz", "zzz") && !wildcard("?", ""));
+    fn a_pattern_may_have_wildcards_in_each_of_its_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display();
+        fs::create_dir_all(directory.path().join("a/b1")).unwrap();
+        fs::write(directory.path().join("a/b1/.hidden"), "").unwrap();
+        for (pattern, found) in [
+            ("a", true),
+            ("?/b[0-9]", true),
+            ("*/b1/x", false),
+            ("a/*/*", false),
+            ("a/*/.h*", true),
+            ("*/*/", true),
+        ] {
+            assert_eq!(
+                matches_glob(&format!("{root}/{pattern}")),
+                found,
+                "{pattern}"
+            );
+        }
     }
 }

@@ -394,6 +394,14 @@ impl Pid1 {
         set("invocation", json!(entry.invocation));
         set("status", json!(entry.status));
         set("failure", json!(entry.failure));
+        if let Some(crate::trigger::Trigger::Timer(timer)) = &entry.trigger {
+            let last = timer.last.map(|last| last.wall_us);
+            set(
+                "next_elapse_us",
+                json!(timer.next_wall_us(crate::manager::now())),
+            );
+            set("last_trigger_us", json!(last));
+        }
         if let Some(run) = &entry.run {
             set("main_pid", json!(run.main));
             set("control_pid", json!(run.control));

@@ -85,7 +85,9 @@ pub fn start(
     } else {
         command.expand(environment.as_slice())
     };
-    let program = find_program(&command.program)?;
+    let root = service.confinement.root_directory.as_deref();
+    let root = root.filter(|_| !command.flags.full_privileges);
+    let program = find_program(root.unwrap_or_default(), &command.program)?;
     make_directories(service, user.as_ref())?;
     let stdio = open_stdio(service, around)?;
     let directory = match (
@@ -93,7 +95,10 @@ pub fn start(
         service.working_directory.home,
     ) {
         (_, true) => user.as_ref().map_or("/root", |u| u.home.as_str()),
-        (Some(path), false) if !service.working_directory.optional || Path::new(path).is_dir() => {
+        (Some(path), false)
+            if !service.working_directory.optional
+                || Path::new(&format!("{}{path}", root.unwrap_or_default())).is_dir() =>
+        {
             path.as_str()
         }
         _ => "/",
@@ -175,7 +180,9 @@ fn needs_helper(service: &Service, command: &Command) -> bool {
         .parts()
         .iter()
         .any(|part| !matches!(*part, "NoNewPrivileges" | "SystemCallErrorNumber"));
-    (confines && !command.flags.full_privileges) || service.scheduling != Scheduling::default()
+    (confines && !command.flags.full_privileges)
+        || has_credentials(service)
+        || service.scheduling != Scheduling::default()
 }
 
 /// What the helper does in place of the child: it still needs root, the machine's files and no limits.
@@ -193,7 +200,11 @@ fn launch(
     let directory = std::mem::replace(&mut exec.directory, c"/".to_owned());
     let limits = std::mem::take(&mut exec.limits);
     let confinement = if command.flags.full_privileges {
-        Confinement::default()
+        Confinement {
+            load_credential: service.confinement.load_credential.clone(),
+            set_credential: service.confinement.set_credential.clone(),
+            ..Confinement::default()
+        }
     } else {
         service.confinement.clone()
     };
@@ -221,6 +232,7 @@ fn launch(
         owns_directories: confinement.dynamic_user,
         private_directories: private_directories(unit),
         namespaces: format!("{NAMESPACES}/{}", unit.name.as_str()),
+        credentials: has_credentials(service).then(|| credentials_directory(unit)),
         confinement,
     }
 }
@@ -263,6 +275,11 @@ fn resolve_user(
     if command.flags.full_privileges || command.flags.keep_user {
         return Ok(None);
     }
+    unit_user(unit, service)
+}
+
+/// Who the unit's processes are, unless a command says otherwise; `None` is root.
+fn unit_user(unit: &Unit, service: &Service) -> Result<Option<Identity>, Failure> {
     if service.confinement.dynamic_user {
         let name = service.user.as_deref();
         let stem = unit.name.prefix().trim_end_matches('@');
@@ -390,6 +407,9 @@ fn environment(
         set("LISTEN_FDS", &names.len().to_string());
         set("LISTEN_FDNAMES", &names.join(":"));
     }
+    if has_credentials(service) {
+        set("CREDENTIALS_DIRECTORY", &credentials_directory(unit));
+    }
     if let Some(time) = around.watchdog {
         set("WATCHDOG_USEC", &time.as_micros().to_string());
     }
@@ -438,7 +458,8 @@ fn environment(
     Ok(list)
 }
 
-fn find_program(name: &str) -> Result<String, Failure> {
+/// The path of a program as it is below `root`, which is empty for the machine's own.
+fn find_program(root: &str, name: &str) -> Result<String, Failure> {
     if name.contains('/') {
         return Ok(name.to_owned());
     }
@@ -446,7 +467,8 @@ fn find_program(name: &str) -> Result<String, Failure> {
         .split(':')
         .map(|directory| format!("{directory}/{name}"))
         .find(|path| {
-            fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+            fs::metadata(format!("{root}{path}"))
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
         })
         .ok_or_else(|| Failure {
             result: ServiceResult::ExitCode,
@@ -519,7 +541,7 @@ fn make_directories(service: &Service, user: Option<&Identity>) -> Result<(), Fa
 }
 
 /// Removes what a unit that went down leaves behind: what `RuntimeDirectory=` made, and what its processes alone shared.
-pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool) {
+pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool, is_restarting: bool) {
     let paths = service.runtime_directory.paths.iter();
     for path in paths.filter(|_| !keeps_directories) {
         // One that is not empty any more is removed as well, as systemd does; one that is gone needs nothing.
@@ -533,6 +555,20 @@ pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool) {
             let _ = nix::mount::umount2(path.as_str(), nix::mount::MntFlags::MNT_DETACH);
             let _ = fs::remove_file(&path);
         }
+    }
+    if has_credentials(service) {
+        let path = credentials_directory(unit);
+        let _ = nix::mount::umount2(path.as_str(), nix::mount::MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&path);
+    }
+    if !is_restarting
+        && (service.remove_ipc || c.dynamic_user)
+        && let Ok(Some(user)) = unit_user(unit, service)
+        && user.uid != 0
+    {
+        let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
+        // What stays is in nobody's way until the next boot.
+        let _ = start_role(&["confine", "--remove-ipc", &uid, &gid]);
     }
     if c.private_tmp {
         let stamp = orlop_boot::times::now_ns();
@@ -550,6 +586,16 @@ pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool) {
             let _ = start_role(&words);
         }
     }
+}
+
+fn has_credentials(service: &Service) -> bool {
+    let c = &service.confinement;
+    !c.load_credential.is_empty() || !c.set_credential.is_empty()
+}
+
+/// Where a unit finds its credentials, as the specifier `%d` says it.
+fn credentials_directory(unit: &Unit) -> String {
+    format!("/run/credentials/{}", unit.name.as_str())
 }
 
 /// Where the namespaces are that processes of a unit share.
@@ -590,6 +636,13 @@ fn null() -> Result<OwnedFd, Failure> {
     open("/dev/null", File::options().read(true).write(true))
 }
 
+/// Whether anything that the service's processes write goes to the journal.
+#[must_use]
+pub fn writes_to_journal(service: &Service) -> bool {
+    let journal = |output: &Output| matches!(output, Output::Journal | Output::JournalAndConsole);
+    journal(&service.standard_output) || journal(&service.standard_error)
+}
+
 fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Failure> {
     let terminal = || open(&service.tty_path, File::options().read(true).write(true));
     let (input, is_terminal) = match &service.standard_input {
@@ -597,6 +650,7 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
         Input::Tty | Input::TtyForce | Input::TtyFail => (terminal()?, true),
         Input::File(path) => (open(path, File::options().read(true))?, false),
         Input::Data(bytes) => (data(bytes)?, false),
+        Input::Descriptor(name) => (named(around, "StandardInput", name)?, false),
         Input::Socket => match around.connection {
             Some(fd) => (
                 fd.try_clone_to_owned().map_err(|err| {
@@ -611,7 +665,7 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
             }
         },
     };
-    let is_socket = service.standard_input == Input::Socket;
+    let is_socket = matches!(service.standard_input, Input::Socket | Input::Descriptor(_));
     let duplicate = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned()
             .map_err(|err| Failure::resources(format!("cannot copy a descriptor: {err}")))
@@ -639,6 +693,7 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
                         ));
                     }
                 },
+                Output::Descriptor(name) => named(around, "StandardOutput", name)?,
                 Output::File(path) => open(path, File::options().write(true).create(true))?,
                 Output::Append(path) => open(path, File::options().append(true).create(true))?,
                 Output::Truncate(path) => open(
@@ -660,6 +715,19 @@ fn open_stdio(service: &Service, around: &Surroundings<'_>) -> Result<Stdio, Fai
         error,
         is_terminal,
     })
+}
+
+/// A copy of the first descriptor of that name that the unit's sockets pass, or that it gave into keeping.
+fn named(around: &Surroundings<'_>, directive: &str, name: &str) -> Result<OwnedFd, Failure> {
+    let names = around.descriptor_names.unwrap_or_default();
+    let index = names.iter().position(|n| n == name);
+    let Some(fd) = index.and_then(|index| around.inherit.get(index)) else {
+        return Err(Failure::resources(format!(
+            "{directive}=fd:{name}: no socket of the unit has that name"
+        )));
+    };
+    fd.try_clone_to_owned()
+        .map_err(|err| Failure::resources(format!("cannot copy a descriptor: {err}")))
 }
 
 /// A pipe that holds `bytes`; more than a pipe takes is refused rather than waited for.
@@ -722,7 +790,7 @@ pub fn start_for_caller(
     stdio: [&OwnedFd; 3],
 ) -> Result<i32, String> {
     let name = argv.first().ok_or("no program is named")?;
-    let program = find_program(name).map_err(|failure| failure.text)?;
+    let program = find_program("", name).map_err(|failure| failure.text)?;
     let fixed = [
         format!("PATH={SEARCH_PATH}"),
         "HOME=/root".to_owned(),

@@ -1,6 +1,6 @@
 //! The output of units on its way to the journal.
 //!
-//! Each started process group writes to a pipe. Its read end goes to the journal; a copy stays here until the journal says
+//! Each process that is started for a unit writes, with those that it starts, to a pipe. Its read end goes to the journal; a copy stays here until the journal says
 //! that it has read and written everything, so that a restarted journal takes over where the old one ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +31,8 @@ struct Stream {
     id: u64,
     unit: String,
     invocation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identifier: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +68,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// A pipe for a process of `unit`; answers its write end.
+    /// A pipe for a process of `unit`; answers its number and its write end. The journal hears of it when the process is there:
+    /// [`Streams::started`].
     ///
     /// # Errors
     /// Those of pipe2(2), and when too many streams wait for the journal.
@@ -76,7 +79,7 @@ impl Streams {
         invocation: &str,
         identifier: Option<&str>,
         logging: &Logging,
-    ) -> io::Result<OwnedFd> {
+    ) -> io::Result<(u64, OwnedFd)> {
         if self.live.len() >= MOST_STREAMS {
             return Err(io::Error::other("too many streams wait for the journal"));
         }
@@ -86,6 +89,7 @@ impl Streams {
             id: self.next,
             unit: unit.to_owned(),
             invocation: invocation.to_owned(),
+            pid: None,
             identifier: identifier.map(str::to_owned),
             priority: logging.level,
             priority_prefix: logging.level_prefix,
@@ -99,9 +103,22 @@ impl Streams {
         };
         self.changed.insert(self.next);
         self.live.insert(self.next, stream);
-        self.unsent.push_back(self.next);
-        self.flush();
-        Ok(write)
+        Ok((self.next, write))
+    }
+
+    /// The process that writes to the stream runs; its number goes with its lines, where it is known to stay the same.
+    pub fn started(&mut self, id: u64, pid: Option<i32>) {
+        if let Some(stream) = self.live.get_mut(&id) {
+            stream.pid = pid;
+            self.unsent.push_back(id);
+            self.flush();
+        }
+    }
+
+    /// The process was not started: nobody will write.
+    pub fn abandon(&mut self, id: u64) {
+        self.live.remove(&id);
+        self.changed.remove(&id);
     }
 
     /// A new journal starts: answers its end of a new socket, over which all streams go again.

@@ -22,6 +22,24 @@ pub struct Report {
     pub has_ended: bool,
 }
 
+/// A child that was forked and not yet waited for. Dropped, it stays until this process ends.
+#[derive(Debug)]
+pub struct Running {
+    child: Pid,
+    said: File,
+}
+
+impl Running {
+    /// Waits until the child ends or `deadline` is over.
+    ///
+    /// # Errors
+    /// What poll(2) and read(2) give.
+    pub fn wait(mut self, deadline: Duration) -> io::Result<Report> {
+        let said = listen(&mut self.said, Instant::now() + deadline)?;
+        Ok(finish(self.child, said))
+    }
+}
+
 /// Runs `work` in a forked child and waits until it ends or `deadline` is over. `work` may write to the file it gets.
 ///
 /// The child has this thread alone and shares no memory: a lock that another thread held stays locked in it, so that only
@@ -30,6 +48,14 @@ pub struct Report {
 /// # Errors
 /// What pipe2(2) and [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html) give.
 pub fn run(deadline: Duration, work: impl FnOnce(&mut File)) -> io::Result<Report> {
+    start(work)?.wait(deadline)
+}
+
+/// As [`run`], but this process goes on beside the child.
+///
+/// # Errors
+/// As for [`run`].
+pub fn start(work: impl FnOnce(&mut File)) -> io::Result<Running> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     // SAFETY: the child runs `work` and ends by _exit, so that no destructor or exit handler of the parent's runs twice; the
     // callers have one thread, so that no lock is held by a thread which the child lacks.
@@ -41,8 +67,10 @@ pub fn run(deadline: Duration, work: impl FnOnce(&mut File)) -> io::Result<Repor
         }
         ForkResult::Parent { child } => {
             drop(writer);
-            let said = listen(&mut File::from(reader), Instant::now() + deadline)?;
-            Ok(finish(child, said))
+            Ok(Running {
+                child,
+                said: File::from(reader),
+            })
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod detach;
 pub mod dm;
 pub mod fork;
 pub mod inherited;
+pub mod ipc;
 pub mod kmsg;
 pub mod loopback;
 pub mod loopdev;

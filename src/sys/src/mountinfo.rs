@@ -20,6 +20,16 @@ pub fn read() -> Vec<Mount> {
     parse(&String::from_utf8_lossy(&text))
 }
 
+/// As [`read`], from an opened `mountinfo`: for who has no `/proc` of its own. The file is read from where it stands.
+///
+/// # Errors
+/// What read(2) gives.
+pub fn read_from(mut file: impl std::io::Read) -> std::io::Result<Vec<Mount>> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
 /// Whether something is mounted at `target`.
 #[must_use]
 pub fn is_mounted(target: &str) -> bool {

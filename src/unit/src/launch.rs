@@ -46,6 +46,8 @@ pub struct Launch {
     pub private_directories: [String; 2],
     /// Where the processes' common namespaces are kept: this with `.net` or `.ipc` behind it.
     pub namespaces: String,
+    /// Where the unit's credentials are shown, when it has any.
+    pub credentials: Option<String>,
     /// The rest.
     pub confinement: Confinement,
 }

@@ -128,6 +128,8 @@ pub enum Input {
     Data(Vec<u8>),
     /// The connection of `Accept=yes`.
     Socket,
+    /// The socket, or the descriptor of the store, of that name.
+    Descriptor(String),
 }
 
 /// `StandardOutput=` and `StandardError=`.
@@ -148,6 +150,8 @@ pub enum Output {
     Tty,
     /// The connection of `Accept=yes`.
     Socket,
+    /// The socket, or the descriptor of the store, of that name.
+    Descriptor(String),
     /// A file, written from its start.
     File(String),
     /// A file, appended to.
@@ -422,6 +426,8 @@ pub struct Service {
     pub syslog_identifier: Option<String>,
     /// `IgnoreSIGPIPE=`.
     pub ignore_sigpipe: bool,
+    /// `RemoveIPC=`: what the user leaves of IPC objects goes with the unit.
+    pub remove_ipc: bool,
     /// What goes into the cgroup.
     pub resources: Resources,
     /// `Delegate=`: the unit manages the tree below its own cgroup.
@@ -510,6 +516,7 @@ impl Default for Service {
             tty_vhangup: false,
             syslog_identifier: None,
             ignore_sigpipe: true,
+            remove_ipc: false,
             resources: Resources::default(),
             delegate: false,
             slice: None,

@@ -59,6 +59,9 @@ const FILES: &[Row] = &[
     row("DevicePolicy=closed\nDeviceAllow=/dev/kmsg r", "try head -c 1 /dev/zero; try head -c 1 /dev/vda; try dd if=/dev/kmsg of=/dev/null bs=8k count=1; try sh -c 'echo x >/dev/kmsg'", "yes\nno\nyes\nno"),
     row("UMask=0027", "umask", "0027"),
     row("DynamicUser=yes\nStateDirectory=drifting", "[ $(id -u) -ge 61184 ] && [ $(id -u) -le 65519 ] && echo dynamic; try touch /var/lib/drifting/x; try touch /var/x; try touch /tmp/x; field NoNewPrivs; echo $USER", "dynamic\nyes\nno\nyes\n1\nrow-28"),
+    row("RootDirectory=/var/open/root\nExecStartPre=+/bin/mkdir -p /var/open/root\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc", "ls /; ls -A /run; try touch /mine; try touch /usr/mine; ls -d /proc/self/.; same mnt", "bin\ndev\netc\nlib\nlib64\nproc\nrun\nsys\nusr\nyes\nno\n/proc/self/.\nother"),
+    row("RootDirectory=/var/open/root\nMountAPIVFS=no\nBindPaths=/dev\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc\nReadOnlyPaths=/var/open/root +/etc /var\nStateDirectory=rooted", "ls /proc/ | wc -l; try touch /mine; echo $STATE_DIRECTORY; try touch /var/lib/rooted/x", "0\nno\n/var/lib/rooted\nyes"),
+    row("RootDirectory=/var/open/root\nProtectSystem=strict\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc\nStateDirectory=rooted\nInaccessiblePaths=+/mine", "try touch /other; cat /mine 2>&1 | sed 's/.*: //'; try touch /var/lib/rooted/x", "no\nNo such device or address\nyes"),
 ];
 
 /// Privileges and system calls.
@@ -87,6 +90,10 @@ const CALLS: &[Row] = &[
     row("PrivateIPC=yes", "same ipc", "other"),
     row("NoNewPrivileges=yes\nProtectSystem=strict\nExecStartPre=+/bin/sh -c 'touch /var/plus; grep NoNewPrivs /proc/self/status >/run/plus'", "cat /run/plus; ls /var/plus", "NoNewPrivs:\t0\n/var/plus"),
     row("User=core\nPrivateTmp=yes\nWorkingDirectory=~\nSupplementaryGroups=daemon", "id -un; pwd; id -Gn; echo $HOME", "core\n/home/core\ncore daemon\n/home/core"),
+    row("PrivateUsers=yes\nUser=core\nExecStartPre=+/bin/sh -c 'touch /var/open/theirs; chown daemon /var/open/theirs'", "id -un; stat -c %u /var/open/theirs /etc/passwd; wc -l </proc/self/uid_map; field CapEff", "core\n65534\n0\n2\n0000000000000000"),
+    row("PrivateUsers=yes", "field CapEff; wc -l </proc/self/uid_map; try mount -t tmpfs none /mnt; try hostname other; try touch /etc/mine", "000001ffffffffff\n1\nno\nno\nyes"),
+    row("PrivateUsers=yes\nUser=core\nCapabilityBoundingSet=\nProtectSystem=strict\nRestrictNamespaces=yes\nSystemCallFilter=@system-service", "id -un; try touch /var/x; try unshare -U true; field CapBnd", "core\nno\nno\n0000000000000000"),
+    row("RemoveIPC=yes\nUser=daemon", "echo left >/dev/shm/left; ls /dev/shm/left", "/dev/shm/left"),
 ];
 
 /// Limits, schedulers and streams.
@@ -109,6 +116,9 @@ const LIMITS: &[Row] = &[
     row("StandardInput=null\nStandardOutput=append:/var/rows/limits-15\nExecStartPre=/bin/echo before", "echo after; readlink /proc/self/fd/0", "before\nafter\n/dev/null"),
     row("StandardError=file:/var/open/error", "echo gone >&2; cat /var/open/error", "gone"),
     row("RuntimeDirectory=row/deep\nRuntimeDirectoryMode=0750\nCacheDirectory=row\nLogsDirectory=row\nConfigurationDirectory=row\nUser=core", "echo $RUNTIME_DIRECTORY $CACHE_DIRECTORY $LOGS_DIRECTORY $CONFIGURATION_DIRECTORY; stat -c '%a %U' /run/row/deep /var/cache/row /etc/row", "/run/row/deep /var/cache/row /var/log/row /etc/row\n750 core\n755 core\n755 root"),
+    row("LoadCredential=word:/var/open/file\nLoadCredential=absent\nSetCredential=word:default\nSetCredential=other:told\nUser=core", "cd $CREDENTIALS_DIRECTORY; cat other; echo; cat word; ls -A; stat -c '%a %U' . word; try touch x; pwd", "told\nhere\nother\nword\n500 core\n400 core\nno\n/run/credentials/limits-17.service"),
+    row("LoadCredential=word:/gone\nSetCredential=word:in its place\nProtectSystem=strict\nEnvironment=WHERE=%d\nExecStartPre=+/bin/sh -c 'cat ${CREDENTIALS_DIRECTORY}/word'", "cat $CREDENTIALS_DIRECTORY/word; stat -c %a $WHERE/word", "in its placein its place400"),
+    row("StandardInput=fd:words\nExecStartPre=/bin/sh -c 'echo piped >/run/words'\n[Unit]\nRequires=limits-19.socket\nAfter=limits-19.socket", "head -n 1", "piped"),
 ];
 
 const TABLES: [(&str, &[Row]); 3] = [("row", FILES), ("calls", CALLS), ("limits", LIMITS)];
@@ -122,8 +132,10 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("nowhere", "PrivateTmp=yes\nWorkingDirectory=/gone", &["change to the directory /gone: No such file or directory", "200/CHDIR"]),
     ("nothing", "ProtectSystem=full\nExecStart=\nExecStart=/usr/bin/no-such-program", &["cannot execute /usr/bin/no-such-program: No such file or directory", "203/EXEC"]),
     ("netless", "NetworkNamespacePath=/run/gone", &["enter the network namespace /run/gone", "225/NETWORK"]),
-    ("rooted", "RootDirectory=/var/open", &["RootDirectory= is not supported"]),
-    ("mapped", "PrivateUsers=yes", &["PrivateUsers= is not supported"]),
+    ("rootless", "RootDirectory=/gone", &["make /gone the root (RootDirectory=)", "226/NAMESPACE"]),
+    ("imaged", "RootImage=/var/image", &["RootImage= is not supported"]),
+    ("unlent", "LoadCredential=key:/gone", &["LoadCredential=key: read /gone", "243/CREDENTIALS"]),
+    ("unnamed", "StandardInput=fd:none", &["StandardInput=fd:none: no socket of the unit has that name"]),
 ];
 
 fn user_data() -> String {
@@ -135,6 +147,8 @@ fn user_data() -> String {
         }
     };
     file("/etc/rows/prelude.sh", PRELUDE);
+    let fifo = "[Socket]\nListenFIFO=/run/words\nFileDescriptorName=words\n";
+    file("/etc/systemd/system/limits-19.socket", fifo);
     for (table, rows) in TABLES {
         for (number, row) in rows.iter().enumerate() {
             let name = format!("{table}-{number}");
@@ -205,7 +219,7 @@ fn a_unit_is_confined_as_each_of_its_directives_says() {
     }
     cage.command(
         "nothing is left of what processes shared",
-        "sudo sh -c 'sleep 1; ls -A /tmp/orlop-private /var/tmp/orlop-private; ls -A /run/orlop/namespaces'",
+        "sudo sh -c 'sleep 1; ls -A /tmp/orlop-private /var/tmp/orlop-private; ls -A /run/orlop/namespaces; ls -A /run/credentials; ls -A /dev/shm | grep left'",
         |text| text.lines().all(|line| line.starts_with("/tmp/") || line.starts_with("/var/") || line.is_empty()),
     );
     cage.cut_power();

@@ -1,5 +1,7 @@
-//! The mount namespace of a service: the machine's own tree, with the places of [`super::places`] changed.
+//! The mount namespace of a service: the machine's own tree, or that of `RootDirectory=`, with the places of
+//! [`super::places`] changed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fstat};
 use rustix::io::Errno;
 
 use super::places::{self, Content, Missing, Place, Places};
-use super::private;
+use super::{private, root};
 use crate::paths::{Root, is_directory};
 use crate::report::{During as _, Failure};
 use crate::rootfs::DEVICE_LINKS;
@@ -21,11 +23,15 @@ use crate::rootfs::DEVICE_LINKS;
 const CLOSED_FILE: &str = "/run/orlop/closed";
 
 /// What was there on the machine and is shown in the namespace too, taken before anything is covered.
-struct Taken(Vec<(PathBuf, OwnedFd)>);
+struct Taken<'a> {
+    /// The machine's own tree.
+    machine: &'a Root,
+    trees: Vec<(PathBuf, OwnedFd)>,
+}
 
-impl Taken {
+impl Taken<'_> {
     fn find(&self, path: &Path) -> Option<&OwnedFd> {
-        self.0.iter().find(|(p, _)| p == path).map(|(_, fd)| fd)
+        self.trees.iter().find(|(p, _)| p == path).map(|(_, fd)| fd)
     }
 }
 
@@ -47,24 +53,44 @@ pub(super) fn build(launch: &Launch) -> Result<(), Failure> {
     if c.private_tmp {
         private::make(launch)?;
     }
-    let places = places::places(launch, &|path| std::fs::canonicalize(path).ok())
-        .map_err(|Missing(path)| Failure::refused(format!("there is no {path}")))?;
-    if places.is_empty() && !c.private_mounts && c.mount_flags.is_none() {
-        return Ok(());
+    let directory = c.root_directory.as_deref().filter(|path| *path != "/");
+    let found = |path: &str| std::fs::canonicalize(path).ok();
+    let missing = |Missing(path)| Failure::refused(format!("there is no {path}"));
+    let mut places = Places::new();
+    if directory.is_none() {
+        places = places::places(launch, &found, &found).map_err(missing)?;
+        if places.is_empty() && !c.private_mounts && c.mount_flags.is_none() {
+            return Ok(());
+        }
     }
-    if places.values().any(|p| p.content == Some(Content::Closed)) {
-        make_closed_file()?;
-    }
+    make_closed_file()?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).during(|| "make a mount namespace")?;
-    let root = Root::open(Path::new("/")).during(|| "open the root")?;
+    let machine = Root::open(Path::new("/")).during(|| "open the root")?;
     // What is mounted on the machine later still arrives; nothing gets out.
-    propagate(&root, Propagation::Slave)?;
-    let taken = take(&places)?;
+    propagate(&machine, Propagation::Slave)?;
+    let root = match directory {
+        None => Root::open(Path::new("/")).during(|| "open the root")?,
+        Some(directory) => {
+            let launch = root::with_own_paths(launch);
+            let sources: Vec<_> = launch.confinement.bind_paths.iter().collect();
+            let sources: BTreeMap<&str, _> = sources
+                .iter()
+                .map(|bind| (bind.source.as_str(), found(&bind.source)))
+                .collect();
+            let root = root::enter(&machine, directory, c.mount_api_vfs != Some(false))?;
+            let source = |path: &str| sources.get(path).cloned().flatten();
+            places = places::places(&launch, &source, &found).map_err(missing)?;
+            root
+        }
+    };
+    let taken = take(&machine, &places)?;
     for (path, place) in &places {
         change(&root, path, place, &taken)?;
     }
-    drop(taken);
-    restrict(&places)?;
+    restrict(&machine, &places)?;
+    if directory.is_some() {
+        root::leave(&machine)?;
+    }
     match c.mount_flags {
         Some(MountFlags::Slave) => Ok(()),
         Some(MountFlags::Private) => propagate(&root, Propagation::Private),
@@ -87,11 +113,17 @@ fn make_closed_file() -> Result<(), Failure> {
     }
 }
 
-fn take(places: &Places) -> Result<Taken, Failure> {
-    let mut taken = Vec::new();
+/// A copy of the machine's mount at `path`.
+pub(super) fn copy_of(machine: &Root, path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let found = machine.lookup(path, OFlags::PATH)?;
+    mount_api::copy_tree_of(found.as_fd(), recursive)
+}
+
+fn take<'a>(machine: &'a Root, places: &Places) -> Result<Taken<'a>, Failure> {
+    let mut trees = Vec::new();
     let mut keep = |path: PathBuf, recursive: bool, required: bool| {
-        match mount_api::copy_tree(path.as_path(), recursive) {
-            Ok(tree) => taken.push((path, tree)),
+        match copy_of(machine, &path, recursive) {
+            Ok(tree) => trees.push((path, tree)),
             Err(err) if !required && err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => return Err(err).during(|| format!("take {}", path.display())),
         }
@@ -109,7 +141,7 @@ fn take(places: &Places) -> Result<Taken, Failure> {
             _ => {}
         }
     }
-    Ok(Taken(taken))
+    Ok(Taken { machine, trees })
 }
 
 fn change(root: &Root, path: &Path, place: &Place, taken: &Taken) -> Result<(), Failure> {
@@ -134,7 +166,11 @@ fn change(root: &Root, path: &Path, place: &Place, taken: &Taken) -> Result<(), 
         (Err(error), _) => return Err(error).during(|| format!("find {name}")),
     };
     match &place.content {
-        None if is_mount_point(&target, path).during(|| format!("look at {name}"))? => Ok(()),
+        None if is_mount_point(taken.machine, &target, path)
+            .during(|| format!("look at {name}"))? =>
+        {
+            Ok(())
+        }
         None => {
             let copy = mount_api::copy_tree_of(target.as_fd(), true)
                 .during(|| format!("take {name} apart from what is above it"))?;
@@ -183,7 +219,7 @@ fn change(root: &Root, path: &Path, place: &Place, taken: &Taken) -> Result<(), 
 
 /// A second copy of what was taken once and may be needed more than once.
 fn copy(taken: &Taken, path: &Path) -> io::Result<OwnedFd> {
-    match mount_api::copy_tree(path, false) {
+    match copy_of(taken.machine, path, false) {
         // Covered, by something that closes all of /run.
         Err(_) => taken.find(path).ok_or(Errno::NOENT)?.try_clone(),
         copied => copied,
@@ -243,10 +279,16 @@ fn devices(root: &Root, target: &OwnedFd, taken: &Taken) -> Result<(), Failure> 
     Ok(())
 }
 
+/// What is mounted below this process's root, which may have no `/proc`, as the machine has.
+fn mounts(machine: &Root) -> io::Result<Vec<mountinfo::Mount>> {
+    let list = Path::new("/proc/thread-self/mountinfo");
+    mountinfo::read_from(std::fs::File::from(machine.lookup(list, OFlags::RDONLY)?))
+}
+
 /// Whether `opened`, found at `path`, is the root of a mount.
-fn is_mount_point(opened: &OwnedFd, path: &Path) -> io::Result<bool> {
+pub(super) fn is_mount_point(machine: &Root, opened: &OwnedFd, path: &Path) -> io::Result<bool> {
     let mount = mount_of(opened)?;
-    Ok(mountinfo::read()
+    Ok(mounts(machine)?
         .iter()
         .any(|m| m.id == mount && Path::new(&m.target) == path))
 }
@@ -257,8 +299,8 @@ fn mount_of(opened: &OwnedFd) -> io::Result<u64> {
 }
 
 /// Makes every mount read-only, or closed to execution, that lies where the places say so.
-fn restrict(places: &Places) -> Result<(), Failure> {
-    for mount in mountinfo::read() {
+fn restrict(machine: &Root, places: &Places) -> Result<(), Failure> {
+    for mount in mounts(machine).during(|| "list what is mounted")? {
         let path = Path::new(&mount.target);
         let (writable, executable) = places::rules_at(places, path);
         let mut set = MountAttributes::empty();

@@ -104,21 +104,38 @@ fn set(slot: &mut Option<Content>, content: Content) {
     }
 }
 
-/// The places of a launch. `resolve` answers where a path leads to on the machine, if anywhere.
+/// The path as it is in the service's root; `None` where it lies outside of it.
+fn inside<'a>(path: &'a ConfinedPath, root: Option<&str>) -> Option<&'a str> {
+    match root {
+        None | Some("/") => Some(&path.path),
+        Some(_) if path.in_root => Some(&path.path),
+        Some(root) => match path.path.strip_prefix(root)? {
+            "" => Some("/"),
+            rest => rest.starts_with('/').then_some(rest),
+        },
+    }
+}
+
+/// The places of a launch. `source` answers where a path leads to on the machine, if anywhere, `resolve` in the root of the
+/// service, which may be another.
 pub(super) fn places(
     launch: &Launch,
+    source: &dyn Fn(&str) -> Option<PathBuf>,
     resolve: &dyn Fn(&str) -> Option<PathBuf>,
 ) -> Result<Places, Missing> {
     let c = &launch.confinement;
+    let root = c.root_directory.as_deref();
     let mut list = List {
         places: Places::new(),
         resolve,
     };
     for path in &c.inaccessible_paths {
-        list.put(&path.path, !path.optional, Content::Closed)?;
+        if let Some(inner) = inside(path, root) {
+            list.put(inner, !path.optional, Content::Closed)?;
+        }
     }
     for bind in &c.bind_paths {
-        let Some(source) = resolve(&bind.source) else {
+        let Some(source) = source(&bind.source) else {
             if bind.optional {
                 continue;
             }
@@ -140,7 +157,7 @@ pub(super) fn places(
                 source: Path::new(source).join("tmp"),
                 recursive: false,
             };
-            list.put(path, true, content)?;
+            set(&mut list.any(path).content, content);
         }
     }
     for tmpfs in &c.temporary_file_systems {
@@ -163,7 +180,9 @@ pub(super) fn places(
     ];
     for (paths, mark) in marks {
         for path in paths {
-            if let Some(place) = list.existing(&path.path, !path.optional)? {
+            if let Some(inner) = inside(path, root)
+                && let Some(place) = list.existing(inner, !path.optional)?
+            {
                 mark(place);
             }
         }
@@ -297,6 +316,7 @@ mod tests {
             owns_directories: false,
             private_directories: ["/tmp/p/x".into(), "/var/tmp/p/x".into()],
             namespaces: "/run/n/x".into(),
+            credentials: None,
             confinement,
         }
     }
@@ -310,7 +330,7 @@ mod tests {
     }
 
     fn made(change: impl FnOnce(&mut Confinement)) -> Result<Places, Missing> {
-        places(&launch(change), &resolve)
+        places(&launch(change), &resolve, &resolve)
     }
 
     fn path(path: &str, optional: bool) -> ConfinedPath {
@@ -377,6 +397,24 @@ mod tests {
             missing(true).map(|places| places.contains_key(Path::new("/gone"))),
             Ok(false)
         );
+    }
+
+    #[test]
+    fn in_another_root_paths_of_the_machine_are_those_below_it() {
+        let in_root = ConfinedPath {
+            in_root: true,
+            ..path("/etc", false)
+        };
+        for (path, inner) in [
+            (path("/srv/root", false), Some("/")),
+            (path("/srv/root/etc", false), Some("/etc")),
+            (path("/srv/roots", false), None),
+            (path("/etc", false), None),
+            (in_root, Some("/etc")),
+        ] {
+            assert_eq!(inside(&path, Some("/srv/root")), inner, "{path:?}");
+        }
+        assert_eq!(inside(&path("/etc", false), None), Some("/etc"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use orlop_sys::kmsg::Priority;
-use orlop_unit::{Edge, KillMode, NotifyAccess, OomPolicy, Preserve, ProcessEnd, UnitId};
+use orlop_unit::{
+    Edge, KillMode, NotifyAccess, OomPolicy, Preserve, ProcessEnd, ServiceType, UnitId,
+};
 
 use super::{Manager, Owner, log};
 use crate::service::{Input, Phase, Role, Run};
@@ -44,7 +46,6 @@ impl Manager {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
-        entry.output = None;
         if let Some((path, _)) = entry.cgroup.take() {
             cgroup::remove(&path);
         }
@@ -57,7 +58,7 @@ impl Manager {
                 Preserve::Yes => true,
                 Preserve::Restart => restarting,
             };
-            spawn::clean_up(run.unit(), run.service(), keeps);
+            spawn::clean_up(run.unit(), run.service(), keeps, restarting);
         }
     }
 
@@ -153,14 +154,15 @@ impl Manager {
         let Some(run) = entry.run.as_mut() else {
             return Err(failure("the unit is no service".to_owned()));
         };
-        if entry.output.is_none() && !is_journal {
+        let mut output = None;
+        if spawn::writes_to_journal(&service) && !is_journal {
             let program = command.program.rsplit('/').next();
             let identifier = service.syslog_identifier.as_deref().or(program);
             match self
                 .streams
                 .open(&name, &entry.invocation, identifier, &service.logging)
             {
-                Ok(write) => entry.output = Some(write),
+                Ok(stream) => output = Some(stream),
                 Err(err) => log(
                     Priority::Warning,
                     &format!("{name}: its output is lost: {err}"),
@@ -199,14 +201,25 @@ impl Manager {
             notify_socket: (service.notify_access != NotifyAccess::None).then_some(notify::SOCKET),
             main: run.main,
             variables,
-            journal: entry.output.as_ref().map(|o| o.as_fd()),
+            journal: output.as_ref().map(|(_, write)| write.as_fd()),
             inherit: &inherit,
             descriptor_names: (!names.is_empty()).then_some(names.as_slice()),
             connection,
             watchdog: service.watchdog.filter(|_| phase == Phase::Start),
             cgroup: entry.cgroup.as_ref().map(|(_, fd)| fd.as_fd()),
         };
-        let spawned = spawn::start(&unit, &service, &command, &around)?;
+        let started = spawn::start(&unit, &service, &command, &around);
+        if let Some((stream, _)) = output {
+            match &started {
+                // A container's first process takes the place of the one that made it.
+                Ok(_) if service.service_type == ServiceType::Container => {
+                    self.streams.started(stream, None);
+                }
+                Ok(spawned) => self.streams.started(stream, Some(spawned.pid)),
+                Err(_) => self.streams.abandon(stream),
+            }
+        }
+        let spawned = started?;
         match role {
             Role::Main => run.main = Some(spawned.pid),
             Role::Control => run.control = Some(spawned.pid),

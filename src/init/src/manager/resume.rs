@@ -133,7 +133,6 @@ impl Manager {
             "started_ns": entry.started_ns,
             "ended_ns": entry.ended_ns,
             "cgroup": entry.cgroup.as_ref().map(|(path, _)| path),
-            "output": entry.output.as_ref().map(|fd| fd.as_raw_fd()),
             "store": store,
             "connection": entry.connection.as_ref().map(|connection| json!({
                 "socket": self.graph.name(connection.socket).as_str(),
@@ -181,7 +180,6 @@ impl Manager {
             .and_then(Value::as_str)
             .map_or(ActiveState::Inactive, state_of);
         self.graph.set_state(id, state);
-        let output = saved::take(line, "output");
         let store: Vec<(String, OwnedFd)> = items(line.get("store"))
             .filter_map(|item| Some((text(item.get(0)?)?, saved::take_number(item.get(1)?)?)))
             .collect();
@@ -189,7 +187,6 @@ impl Manager {
             return;
         };
         entry.told = state;
-        entry.output = output;
         entry.store = store;
         entry.since_ns = part(line, "since_ns").unwrap_or_default();
         entry.invocation = part(line, "invocation").unwrap_or_default();

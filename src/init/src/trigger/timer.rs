@@ -180,6 +180,16 @@ impl Timer {
         [self.next_ns, wall].into_iter().flatten().min()
     }
 
+    /// When it elapses next, in microseconds since 1970-01-01 UTC, as far as is known now.
+    #[must_use]
+    pub fn next_wall_us(&self, now: Now) -> Option<u64> {
+        let boot = self.next_ns.map(|at_ns| {
+            let left_ns = at_ns.saturating_sub(now.boot_ns);
+            now.wall_us.saturating_add(left_ns / 1000)
+        });
+        [self.next_us, boot].into_iter().flatten().min()
+    }
+
     /// Finds the next moment.
     fn wait(&mut self, is_start: bool, watched: Watched, random: u64, now: Now) {
         let unit = Arc::clone(&self.unit);
@@ -319,7 +329,9 @@ mod tests {
         let mut timer = timer("OnActiveSec=5\nOnUnitActiveSec=30\n");
         timer.start(None, DOWN, 0, at(60));
         assert_eq!(seconds_left(&timer, at(60)), Some(5));
+        assert_eq!(timer.next_wall_us(at(61)), Some(at(65).wall_us));
         assert!(timer.elapses(at(65)));
+        assert_eq!(timer.last.map(|last| last.wall_us), Some(at(65).wall_us));
         let watched = Watched {
             started_ns: Some(65 * SECOND_NS),
             ended_ns: Some(66 * SECOND_NS),
@@ -341,6 +353,7 @@ mod tests {
         };
         timer.look_again(DOWN, 0, later);
         assert_eq!(seconds_left(&timer, later), Some(3600));
+        assert_eq!(timer.next_wall_us(later), Some(YEAR_US + 24 * HOUR_US));
     }
 
     proptest! {

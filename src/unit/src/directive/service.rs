@@ -108,7 +108,12 @@ fn input(text: &str) -> Option<Input> {
         "tty-fail" => Input::TtyFail,
         "data" => Input::Data(Vec::new()),
         "socket" => Input::Socket,
-        _ => Input::File(absolute(text.strip_prefix("file:")?)?),
+        "fd" => Input::Descriptor("stdin".to_owned()),
+        _ => match text.split_once(':')? {
+            ("file", path) => Input::File(absolute(path)?),
+            ("fd", name) => Input::Descriptor(descriptor(name)?),
+            _ => return None,
+        },
     })
 }
 
@@ -122,12 +127,17 @@ fn output(text: &str) -> Option<Output> {
         "tty" => Output::Tty,
         "socket" => Output::Socket,
         _ => match text.split_once(':')? {
+            ("fd", name) => Output::Descriptor(descriptor(name)?),
             ("file", path) => Output::File(absolute(path)?),
             ("append", path) => Output::Append(absolute(path)?),
             ("truncate", path) => Output::Truncate(absolute(path)?),
             _ => return None,
         },
     })
+}
+
+fn descriptor(name: &str) -> Option<String> {
+    super::socket::descriptor_name(name).filter(|name| !name.is_empty())
 }
 
 fn absolute(path: &str) -> Option<String> {
@@ -359,13 +369,23 @@ fn memory(slot: &mut Option<Limit>, a: &Assignment<'_>, reading: &mut Reading<'_
     );
 }
 
-fn standard(slot: &mut Output, default: Output, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+/// `stream` is the name of the descriptor that `fd` alone means.
+fn standard(
+    slot: &mut Output,
+    default: Output,
+    stream: &str,
+    a: &Assignment<'_>,
+    reading: &mut Reading<'_>,
+) {
     reading.value(
         a,
         slot,
         default,
-        "one of inherit null journal tty kmsg file:PATH append:PATH truncate:PATH",
-        output,
+        "one of inherit null journal tty kmsg socket fd file:PATH append:PATH truncate:PATH fd:NAME",
+        |text| match text {
+            "fd" => Some(Output::Descriptor(stream.to_owned())),
+            _ => output(text),
+        },
     );
 }
 

@@ -53,7 +53,7 @@ fn netlink(text: &str) -> Option<Listen> {
         .then_some(Listen::Netlink { family, group })
 }
 
-fn descriptor_name(text: &str) -> Option<String> {
+pub(super) fn descriptor_name(text: &str) -> Option<String> {
     let good = text.len() <= 255 && text.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b':');
     good.then(|| text.to_owned())
 }

@@ -177,6 +177,22 @@ fn service_directives_have_their_effect() {
         ("StandardInput=tty\nTTYPath=/dev/tty1\nTTYReset=yes", |s| {
             s.standard_input == Input::Tty && s.tty_path == "/dev/tty1"
         }),
+        (
+            "StandardInputText=a\nStandardInput=data\nStandardInputText=b",
+            |s| s.standard_input == Input::Data(b"a\nb\n".to_vec()),
+        ),
+        (
+            "StandardInput=fd:asked\nStandardOutput=fd:told\nStandardError=fd",
+            |s| {
+                s.standard_input == Input::Descriptor("asked".into())
+                    && s.standard_output == Output::Descriptor("told".into())
+                    && s.standard_error == Output::Descriptor("stderr".into())
+            },
+        ),
+        ("StandardInput=fd", |s| {
+            s.standard_input == Input::Descriptor("stdin".into())
+        }),
+        ("RemoveIPC=yes", |s| s.remove_ipc),
         ("StandardInput=data\nStandardInputText=a", |s| {
             s.standard_input == Input::Data(b"a\n".to_vec())
         }),

@@ -383,8 +383,8 @@ fn what_cannot_be_run_as_written_does_not_load() {
             ":2:6: error: Type=: dbus is not supported: there is no message bus",
         ),
         (
-            "[Service]\nExecStart=/bin/true\nPrivateUsers=yes\n",
-            ":3:1: error: PrivateUsers= is not supported (it confines the processes), so the unit is not loaded",
+            "[Service]\nExecStart=/bin/true\nRootImage=/srv/image\n",
+            ":3:1: error: RootImage= is not supported (it confines the processes), so the unit is not loaded",
         ),
         (
             "[Service]\nExecStart=@/bin/true\n",

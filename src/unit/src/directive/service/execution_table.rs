@@ -174,7 +174,9 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
     }),
     refused("Personality", SANDBOX),
     refused("PrivatePIDs", SANDBOX),
-    ignored("RemoveIPC", "IPC objects stay"),
+    set("RemoveIPC", |d, a, r| {
+        r.bool(a, &mut d.service.remove_ipc, false);
+    }),
     refused("RestrictFileSystems", SANDBOX),
     refused("RootEphemeral", SANDBOX),
     refused("RootHash", SANDBOX),
@@ -206,21 +208,38 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
     ignored("SetLoginEnvironment", "set the variables with Environment="),
     refused("SmackProcessLabel", SANDBOX),
     set("StandardError", |d, a, r| {
-        standard(&mut d.service.standard_error, Output::Inherit, a, r);
+        standard(
+            &mut d.service.standard_error,
+            Output::Inherit,
+            "stderr",
+            a,
+            r,
+        );
         shown_on_console(&mut d.service);
     }),
     set("StandardInput", |d, a, r| {
+        let before = std::mem::take(&mut d.service.standard_input);
         r.value(
             a,
             &mut d.service.standard_input,
             Input::Null,
-            "one of null tty tty-force tty-fail data file:PATH",
+            "one of null tty tty-force tty-fail data socket fd file:PATH fd:NAME",
             input,
         );
+        // The text may have come first.
+        if let (Input::Data(_), Input::Data(_)) = (&d.service.standard_input, &before) {
+            d.service.standard_input = before;
+        }
     }),
     set("StandardInputText", input_text),
     set("StandardOutput", |d, a, r| {
-        standard(&mut d.service.standard_output, Output::Journal, a, r);
+        standard(
+            &mut d.service.standard_output,
+            Output::Journal,
+            "stdout",
+            a,
+            r,
+        );
         shown_on_console(&mut d.service);
     }),
     set("StateDirectory", |d, a, r| {

@@ -1,0 +1,169 @@
+//! `LoadCredential=` and `SetCredential=`: files in memory that the unit's own user alone may read (systemd.exec(5), "Credentials").
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use orlop_sys::mount_api::{self, MountAttributes};
+use orlop_unit::Launch;
+use orlop_unit::confinement::LoadCredential;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+
+use crate::report::{During as _, Failure};
+
+/// What all credentials of a unit may hold together, as systemd has it.
+const MOST_BYTES: usize = 1 << 20;
+/// Where a credential that is no path is looked for, the first first.
+const STORES: [&str; 4] = [
+    "/run/credentials/@system",
+    "/etc/credstore",
+    "/run/credstore",
+    "/usr/lib/credstore",
+];
+/// What a socket that serves a credential may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Puts the unit's credentials where `launch` says, unless an earlier process of the unit did.
+pub(super) fn show(launch: &Launch) -> Result<(), Failure> {
+    let Some(directory) = &launch.credentials else {
+        return Ok(());
+    };
+    let step = || format!("show credentials in {directory}");
+    if orlop_sys::mountinfo::is_mounted(directory) {
+        return Ok(());
+    }
+    let files = gather(launch)?;
+    let attributes = MountAttributes::MOUNT_ATTR_NOSUID
+        | MountAttributes::MOUNT_ATTR_NODEV
+        | MountAttributes::MOUNT_ATTR_NOEXEC;
+    // Unlike tmpfs it never goes to a swap device.
+    let memory = mount_api::new_filesystem("ramfs", "credentials", &["mode=0700"], attributes)
+        .during(step)?;
+    let owner = launch
+        .user
+        .as_ref()
+        .map(|user| (Uid::from_raw(user.uid), Gid::from_raw(user.gid)));
+    for (name, data) in &files {
+        put(&memory, name, data, owner).during(|| format!("write the credential {name}"))?;
+    }
+    let mode = Mode::from_raw_mode(0o500);
+    rustix::fs::chmodat(&memory, ".", mode, AtFlags::empty()).during(step)?;
+    if let Some((user, group)) = owner {
+        rustix::fs::chownat(&memory, ".", Some(user), Some(group), AtFlags::empty())
+            .during(step)?;
+    }
+    fs::create_dir_all(directory).during(step)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::open(directory.as_str(), flags, Mode::empty()).during(step)?;
+    let read_only = MountAttributes::MOUNT_ATTR_RDONLY;
+    let none = MountAttributes::empty();
+    mount_api::set_attributes(memory.as_fd(), read_only, none, None, false).during(step)?;
+    mount_api::attach(memory.as_fd(), target.as_fd()).during(step)
+}
+
+fn put(directory: &OwnedFd, name: &str, data: &[u8], owner: Option<(Uid, Gid)>) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o400))?;
+    let mut file = File::from(made);
+    file.write_all(data)?;
+    if let Some((user, group)) = owner {
+        rustix::fs::fchown(&file, Some(user), Some(group))?;
+    }
+    Ok(())
+}
+
+/// Names and contents: what can be loaded, then what is set for the names that are left.
+fn gather(launch: &Launch) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let c = &launch.confinement;
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for load in &c.load_credential {
+        let is_set = c.set_credential.iter().any(|set| set.id == load.id);
+        if let Some(data) = read(load, is_set)? {
+            files.push((load.id.clone(), data));
+        }
+    }
+    for set in &c.set_credential {
+        if files.iter().all(|(name, _)| *name != set.id) {
+            files.push((set.id.clone(), set.data.clone()));
+        }
+    }
+    let bytes: usize = files.iter().map(|(_, data)| data.len()).sum();
+    if bytes > MOST_BYTES {
+        return Err(Failure::refused(format!(
+            "the credentials have {bytes} bytes; {MOST_BYTES} is the most"
+        )));
+    }
+    Ok(files)
+}
+
+/// What a credential holds; `None` where it may be missing: `SetCredential=` stands for it, or it was the machine's to give.
+fn read(load: &LoadCredential, is_set: bool) -> Result<Option<Vec<u8>>, Failure> {
+    let step = |path: &str| format!("LoadCredential={}: read {path}", load.id);
+    if load.source.starts_with('/') {
+        return match contents(Path::new(&load.source)) {
+            Err(error) if is_set && error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).during(|| step(&load.source)),
+        };
+    }
+    for store in STORES {
+        let path = Path::new(store).join(&load.source);
+        match contents(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            read => return read.map(Some).during(|| step(&path.display().to_string())),
+        }
+    }
+    Ok(None)
+}
+
+/// All of a file, or what a socket sends to whoever connects. A directory is refused.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut data = Vec::new();
+    // One byte more than there may be tells too much from enough.
+    let most = u64::try_from(MOST_BYTES)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    if fs::metadata(path)?.file_type().is_socket() {
+        let socket = UnixStream::connect(path)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.take(most).read_to_end(&mut data)?;
+    } else {
+        File::open(path)?.take(most).read_to_end(&mut data)?;
+    }
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(source: &str) -> LoadCredential {
+        LoadCredential {
+            id: "key".into(),
+            source: source.into(),
+        }
+    }
+
+    #[test]
+    fn only_a_path_without_a_default_must_be_there() {
+        assert!(read(&load("/gone/key"), false).is_err());
+        assert_eq!(read(&load("/gone/key"), true), Ok(None));
+        assert_eq!(read(&load("no-such-credential"), false), Ok(None));
+    }
+
+    #[test]
+    fn a_socket_gives_what_it_sends() {
+        let directory =
+            std::env::temp_dir().join(format!("orlop-credential-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let served = std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"secret"));
+        assert_eq!(contents(&path).unwrap(), b"secret");
+        served.join().unwrap().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
