@@ -15,7 +15,7 @@ use orlop_journal::filter::Filter;
 use orlop_journal::follow::Follower;
 use orlop_journal::reader::{Damage, Direction, Item, Journal, Record};
 use orlop_journal::render::{FORMATS, Format, Style, render};
-use orlop_journal::{reader, segments, timestamp, when};
+use orlop_journal::{reader, segments, when};
 
 pub(crate) use arguments::parse_size;
 use arguments::{Arguments, Lines, filter, lines};
@@ -195,13 +195,7 @@ fn list_boots(journal: &Journal, quiet: bool, out: &mut dyn Write) -> anyhow::Re
         let (id, first, last) = ("BOOT ID", "FIRST ENTRY", "LAST ENTRY");
         writeln!(out, "{:>3} {id:<32} {first:<27} {last}", "IDX")?;
     }
-    let full = |us| {
-        format!(
-            "{} {} UTC",
-            timestamp::weekday(us),
-            timestamp::date_and_time(us)
-        )
-    };
+    let full = |us| orlop_unit::Civil::from_us(us).to_string();
     for (index, boot) in boots.iter().enumerate() {
         let back = boots.len() - 1 - index;
         let number = if back == 0 {

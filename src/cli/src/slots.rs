@@ -8,7 +8,7 @@ use orlop_boot::entries::{self, Entry, Standing};
 use orlop_boot::slot::{self, Booted};
 use orlop_boot::trials::{Trial, Trials};
 use orlop_init::client::Client;
-use orlop_journal::timestamp::Civil;
+use orlop_unit::Civil;
 use serde_json::json;
 
 /// Shows the slots.
@@ -137,10 +137,7 @@ fn date(seconds: u64) -> String {
         return "an unknown time".to_owned();
     }
     let at = Civil::from_us(seconds.saturating_mul(1_000_000));
-    format!(
-        "{}-{:02}-{:02} {:02}:{:02}:{:02} UTC",
-        at.year, at.month, at.day, at.hour, at.minute, at.second
-    )
+    format!("{} UTC", at.date_and_time())
 }
 
 fn go_back(reboot: bool) -> Result<()> {

@@ -28,7 +28,7 @@ pub struct StreamInfo {
     /// The unit's invocation: 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invocation: Option<String>,
-    /// The unit's main process.
+    /// The process that the stream was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// What stands before the colon; the unit's name without its type when it is missing.

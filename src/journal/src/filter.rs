@@ -1,5 +1,6 @@
 //! Which entries are wanted. Pure.
 
+use orlop_unit::install::fits_pattern;
 use regex::bytes::Regex;
 
 use crate::entry::{Entry, Id, PRIORITY_NAMES, Transport};
@@ -39,7 +40,7 @@ impl Filter {
                 .is_none_or(|(from, to)| (from..=to).contains(&entry.priority))
             && (!self.kernel_only || entry.transport == Transport::Kernel)
             && (self.invocation.is_none() || self.invocation == entry.invocation)
-            && (self.units.is_empty() || is_any(&self.units, entry.unit.as_deref(), glob_matches))
+            && (self.units.is_empty() || is_any(&self.units, entry.unit.as_deref(), fits_pattern))
             && (self.identifiers.is_empty()
                 || is_any(&self.identifiers, entry.identifier.as_deref(), |a, b| {
                     a == b
@@ -83,35 +84,6 @@ pub fn unit_pattern(name: &str) -> String {
     format!("{stem}{all}{kind}")
 }
 
-/// Whether `name` is what `pattern` describes, in which `*` stands for any text and `?` for one character.
-#[must_use]
-pub fn glob_matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    // Where to go on when what follows the last star does not fit: after the star, and one byte further on.
-    let mut retry: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p + 1, n));
-                p += 1;
-            }
-            Some(wanted) if *wanted == b'?' || *wanted == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match &mut retry {
-                Some((after_star, from)) => {
-                    *from += 1;
-                    (p, n) = (*after_star, *from);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
 /// The priorities that `-p` asks for: a name or number and all more urgent ones, or `FROM..TO`.
 #[must_use]
 pub fn parse_priorities(text: &str) -> Option<(u8, u8)> {
@@ -139,7 +111,6 @@ fn parse_priority(text: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn what_a_user_calls_a_unit_finds_it() {
@@ -160,7 +131,7 @@ mod tests {
             ("*b*b", "web.service", false),
         ] {
             assert_eq!(
-                glob_matches(&unit_pattern(asked), unit),
+                fits_pattern(&unit_pattern(asked), unit),
                 found,
                 "{asked} {unit}"
             );
@@ -229,23 +200,6 @@ mod tests {
             },
         ] {
             assert!(!other.wants(boot, &entry), "{other:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_glob_agrees_with_a_regular_expression(pattern in "[ab*?]{0,8}", name in "[ab]{0,10}") {
-            let mut expression = String::from("^");
-            for c in pattern.chars() {
-                match c {
-                    '*' => expression.push_str(".*"),
-                    '?' => expression.push('.'),
-                    other => expression.push(other),
-                }
-            }
-            expression.push('$');
-            let expected = Regex::new(&expression).unwrap().is_match(name.as_bytes());
-            prop_assert_eq!(glob_matches(&pattern, &name), expected);
         }
     }
 }

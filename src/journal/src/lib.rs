@@ -20,6 +20,5 @@ pub mod render;
 pub mod scan;
 pub mod segments;
 pub mod store;
-pub mod timestamp;
 pub mod when;
 pub mod writer;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::entry::Transport;
 use crate::reader::Record;
-use crate::timestamp::{self, Civil, MONTHS};
+use orlop_unit::Civil;
 
 /// A form of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,28 +98,22 @@ const ALWAYS_SHOWN: [&str; 4] = [
     "_BOOT_ID",
 ];
 
+/// Short names of the months.
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
 /// Appends the entry with its newline to `out`.
 pub fn render(record: &Record, style: &Style, out: &mut Vec<u8>) {
     let entry = &record.entry;
     let us = entry.realtime_us;
     let civil = Civil::from_us(us);
-    let Civil {
-        day,
-        hour,
-        minute,
-        second,
-        micros,
-        ..
-    } = civil;
-    let month = MONTHS[usize::from(civil.month.clamp(1, 12)) - 1];
-    let iso = timestamp::date_and_time(us).replace(' ', "T");
-    let full = || {
-        format!(
-            "{} {} UTC",
-            timestamp::weekday(us),
-            timestamp::date_and_time(us)
-        )
-    };
+    let (day, micros) = (civil.day, civil.micros());
+    let (hour, minute, second) = (civil.hour(), civil.minute(), civil.second());
+    let month = usize::try_from(civil.month.saturating_sub(1)).unwrap_or(0);
+    let month = MONTHS.get(month).copied().unwrap_or_default();
+    let iso = civil.date_and_time().replace(' ', "T");
+    let full = || civil.to_string();
     let time = match style.format {
         Format::Json => return json(record, style, false, out),
         Format::JsonPretty => return json(record, style, true, out),
@@ -323,7 +317,8 @@ fn json(record: &Record, style: &Style, pretty: bool, out: &mut Vec<u8>) {
 
 fn verbose(record: &Record, style: &Style, out: &mut Vec<u8>) {
     let us = record.entry.realtime_us;
-    let (weekday, time) = (timestamp::weekday(us), timestamp::date_and_time(us));
+    let civil = Civil::from_us(us);
+    let (weekday, time) = (civil.weekday(), civil.date_and_time());
     let (micros, cursor) = (us % 1_000_000, cursor(record));
     out.extend_from_slice(format!("{weekday} {time}.{micros:06} UTC [{cursor}]\n").as_bytes());
     for (name, value) in fields(record, style) {

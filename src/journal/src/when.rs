@@ -1,6 +1,9 @@
 //! The moments that `--since` and `--until` take. Pure.
 
-use crate::timestamp::{Civil, DAY_US};
+use orlop_unit::Civil;
+
+/// Microseconds of a day.
+const DAY_US: u64 = 86_400 * SECOND_US;
 
 const SECOND_US: u64 = 1_000_000;
 
@@ -87,16 +90,8 @@ fn parse_date(text: &str) -> Option<u64> {
     if parts.next().is_some() || year.len() != 4 {
         return None;
     }
-    let date = Civil {
-        year: number(year)?,
-        month: number(month)?.try_into().ok()?,
-        day: number(day)?.try_into().ok()?,
-        hour: 0,
-        minute: 0,
-        second: 0,
-        micros: 0,
-    };
-    date.to_us()
+    let part = |text| u32::try_from(number(text)?).ok();
+    Civil::of_date(part(year)?, part(month)?, part(day)?).map(Civil::to_us)
 }
 
 fn parse_time(text: &str) -> Option<u64> {
@@ -131,7 +126,6 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timestamp::date_and_time;
     use proptest::prelude::*;
 
     /// 2026-11-21 05:10:01 UTC.
@@ -159,7 +153,9 @@ mod tests {
             ("@1795237800", "2026-11-21 05:10:00"),
         ] {
             assert_eq!(
-                parse(text, NOW_US).map(date_and_time).as_deref(),
+                parse(text, NOW_US)
+                    .map(|us| Civil::from_us(us).date_and_time())
+                    .as_deref(),
                 Some(expected),
                 "{text}"
             );
@@ -200,7 +196,7 @@ mod tests {
 
         #[test]
         fn what_the_journal_prints_can_be_asked_for(us in 0..253_402_300_800_000_000u64) {
-            prop_assert_eq!(parse(&date_and_time(us), NOW_US), Some(us - us % SECOND_US));
+            prop_assert_eq!(parse(&Civil::from_us(us).date_and_time(), NOW_US), Some(us - us % SECOND_US));
         }
     }
 }

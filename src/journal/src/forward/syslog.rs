@@ -2,7 +2,7 @@
 
 use crate::entry::{Entry, Transport};
 use crate::reader::Record;
-use crate::timestamp::Civil;
+use orlop_unit::Civil;
 
 /// Messages for a datagram are cut to this; RFC 5426 section 3.2 lets a receiver stop at less.
 pub(super) const DATAGRAM_MAX_BYTES: usize = 8192;
@@ -39,19 +39,12 @@ pub(super) fn counted(message: &[u8], out: &mut Vec<u8>) {
 }
 
 fn timestamp(us: u64) -> String {
-    let Civil {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        micros,
-    } = Civil::from_us(us);
-    if year > 9999 {
+    let civil = Civil::from_us(us);
+    if civil.year > 9999 {
         return "-".to_owned();
     }
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    let time = civil.date_and_time().replace(' ', "T");
+    format!("{time}.{:06}Z", civil.micros())
 }
 
 /// A header field: printable ASCII without spaces, `-` when there is nothing.

@@ -30,6 +30,65 @@ impl Civil {
         }
     }
 
+    /// That day of the calendar, at midnight; `None` when there is none, or it is before 1970 or after 9999.
+    #[must_use]
+    pub fn of_date(year: u32, month: u32, day: u32) -> Option<Self> {
+        let is_one = (1970..=9999).contains(&year)
+            && (1..=12).contains(&month)
+            && (1..=days_in_month(year, month)).contains(&day);
+        is_one.then_some(Self {
+            year,
+            month,
+            day,
+            us_of_day: 0,
+        })
+    }
+
+    /// 0 to 23.
+    #[must_use]
+    pub fn hour(self) -> u64 {
+        self.us_of_day / 3_600_000_000
+    }
+
+    /// 0 to 59.
+    #[must_use]
+    pub fn minute(self) -> u64 {
+        self.us_of_day / 60_000_000 % 60
+    }
+
+    /// 0 to 59.
+    #[must_use]
+    pub fn second(self) -> u64 {
+        self.us_of_day / 1_000_000 % 60
+    }
+
+    /// The fraction of the second, 0 to 999 999.
+    #[must_use]
+    pub fn micros(self) -> u64 {
+        self.us_of_day % 1_000_000
+    }
+
+    /// The short name of the day of the week.
+    #[must_use]
+    pub fn weekday(self) -> &'static str {
+        let index = usize::try_from(weekday(self.year, self.month, self.day)).unwrap_or(0);
+        WEEKDAYS.get(index).copied().unwrap_or_default()
+    }
+
+    /// `2026-11-21 05:10:01`.
+    #[must_use]
+    pub fn date_and_time(self) -> String {
+        format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+            self.year,
+            self.month,
+            self.day,
+            self.hour(),
+            self.minute(),
+            self.second()
+        )
+    }
+
     /// To µs since 1970-01-01 UTC.
     #[must_use]
     pub fn to_us(self) -> u64 {
@@ -42,19 +101,7 @@ impl Civil {
 impl fmt::Display for Civil {
     /// As `systemd-analyze` prints it: `Thu 2026-01-01 00:15:00 UTC`, fractions of a second cut off.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let index = usize::try_from(weekday(self.year, self.month, self.day)).unwrap_or(0);
-        let seconds = self.us_of_day / 1_000_000;
-        write!(
-            f,
-            "{} {:04}-{:02}-{:02} {:02}:{:02}:{:02} UTC",
-            WEEKDAYS.get(index).copied().unwrap_or_default(),
-            self.year,
-            self.month,
-            self.day,
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        )
+        write!(f, "{} {} UTC", self.weekday(), self.date_and_time())
     }
 }
 
@@ -131,6 +178,44 @@ mod tests {
             } else {
                 (year + 1, 1, 1)
             };
+        }
+    }
+
+    #[test]
+    fn dates_that_are_none_are_refused() {
+        for (date, is_one) in [
+            ((2024, 2, 29), true),
+            ((2025, 2, 29), false),
+            ((2100, 2, 29), false),
+            ((2025, 0, 1), false),
+            ((2025, 13, 1), false),
+            ((2025, 4, 31), false),
+            ((1969, 12, 31), false),
+        ] {
+            let (year, month, day) = date;
+            assert_eq!(
+                Civil::of_date(year, month, day).is_some(),
+                is_one,
+                "{date:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn known_moments() {
+        for (us, text) in [
+            (0, "Thu 1970-01-01 00:00:00 UTC"),
+            (951_782_400_000_000, "Tue 2000-02-29 00:00:00 UTC"),
+            (1_795_237_801_000_000, "Sat 2026-11-21 05:10:01 UTC"),
+        ] {
+            assert_eq!(Civil::from_us(us).to_string(), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_moment_comes_back(us in proptest::prelude::any::<u64>()) {
+            proptest::prop_assert_eq!(Civil::from_us(us).to_us(), us);
         }
     }
 
