@@ -72,73 +72,74 @@ struct Options {
     lines: Option<usize>,
 }
 
+/// What an option does; `false` for a value that it does not know.
+enum Effect {
+    /// It takes no value.
+    Alone(fn(&mut Options)),
+    /// It takes one behind `=`, or none.
+    Perhaps(fn(&mut Options, Option<&str>) -> bool),
+    /// It takes one, behind `=` or as the next word.
+    Value(fn(&mut Options, &str) -> bool),
+}
+
+/// Every option by its names.
+#[rustfmt::skip]
+const OPTIONS: &[(&[&str], Effect)] = &[
+    (&["--no-block"], Effect::Alone(|o| o.no_block = true)),
+    (&["-a", "--all"], Effect::Alone(|o| o.all = true)),
+    (&["-f", "--force"], Effect::Alone(|o| o.force = true)),
+    (&["-q", "--quiet"], Effect::Alone(|o| o.quiet = true)),
+    (&["--now"], Effect::Alone(|o| o.now = true)),
+    (&["--runtime"], Effect::Alone(|o| o.runtime = true)),
+    (&["--full"], Effect::Alone(|o| o.full = true)),
+    (&["--stdin"], Effect::Alone(|o| o.stdin = true)),
+    (&["--reverse"], Effect::Alone(|o| o.reverse = true)),
+    (&["--no-legend"], Effect::Alone(|o| o.no_legend = true)),
+    (&["--value"], Effect::Alone(|o| o.value_only = true)),
+    (&["--failed"], Effect::Alone(|o| o.states.push("failed".to_owned()))),
+    // Nothing here is paged, shortened, coloured or asked for, and there is one supervisor.
+    (&["--no-pager", "--plain", "-l", "--system", "--no-ask-password", "--no-wall"], Effect::Alone(|_| {})),
+    (&["--legend"], Effect::Perhaps(|o, value| {
+        let legend = value.map_or(Some(true), orlop_unit::value::parse_bool);
+        o.no_legend = legend == Some(false);
+        legend.is_some()
+    })),
+    (&["-s", "--signal"], Effect::Value(|o, value| put(&mut o.signal, value))),
+    (&["--kill-whom", "--kill-who"], Effect::Value(|o, value| put(&mut o.whom, value))),
+    (&["--drop-in"], Effect::Value(|o, value| put(&mut o.drop_in, value))),
+    (&["-p", "--property"], Effect::Value(|o, value| extend(&mut o.properties, value))),
+    (&["-P"], Effect::Value(|o, value| {
+        o.value_only = true;
+        extend(&mut o.properties, value)
+    })),
+    (&["-t", "--type"], Effect::Value(|o, value| extend(&mut o.types, value))),
+    (&["--state"], Effect::Value(|o, value| extend(&mut o.states, value))),
+    (&["-o", "--output"], Effect::Value(|o, value| {
+        o.json = value.starts_with("json");
+        true
+    })),
+    (&["-n", "--lines"], Effect::Value(|o, value| {
+        o.lines = value.parse().ok();
+        o.lines.is_some()
+    })),
+];
+
+fn put(slot: &mut Option<String>, value: &str) -> bool {
+    *slot = Some(value.to_owned());
+    true
+}
+
+/// A list with commas; several options add up.
+fn extend(list: &mut Vec<String>, value: &str) -> bool {
+    list.extend(value.split(',').map(str::to_owned));
+    true
+}
+
 impl Options {
     /// Whether a unit is of one of the types that are asked for.
     fn has_type(&self, name: &str) -> bool {
         let suffix = name.rsplit('.').next().unwrap_or_default();
         self.types.is_empty() || self.types.iter().any(|t| t == suffix)
-    }
-
-    /// Takes an option and its value; `false` when there is none of that name.
-    fn set(&mut self, name: &str, value: Option<String>) -> bool {
-        let list = |value: Option<String>| -> Vec<String> {
-            let text = value.unwrap_or_default();
-            text.split(',').map(str::to_owned).collect()
-        };
-        match name {
-            "--no-block" => self.no_block = true,
-            "-a" | "--all" => self.all = true,
-            "-f" | "--force" => self.force = true,
-            "-q" | "--quiet" => self.quiet = true,
-            "--now" => self.now = true,
-            "--runtime" => self.runtime = true,
-            "--full" => self.full = true,
-            "--stdin" => self.stdin = true,
-            "--reverse" => self.reverse = true,
-            "--no-legend" => self.no_legend = true,
-            "--value" => self.value_only = true,
-            "--failed" => self.states.push("failed".to_owned()),
-            // Nothing here is paged, shortened, coloured or asked for, and there is one supervisor.
-            "--no-pager" | "--plain" | "-l" | "--system" | "--no-ask-password" | "--no-wall"
-            | "--legend" => {}
-            "-s" | "--signal" => self.signal = value,
-            "--kill-whom" | "--kill-who" => self.whom = value,
-            "--drop-in" => self.drop_in = value,
-            "-p" | "--property" => self.properties.extend(list(value)),
-            "-P" => {
-                self.properties.extend(list(value));
-                self.value_only = true;
-            }
-            "-t" | "--type" => self.types.extend(list(value)),
-            "--state" => self.states.extend(list(value)),
-            "-o" | "--output" => self.json = value.is_some_and(|v| v.starts_with("json")),
-            "-n" | "--lines" => match value.and_then(|v| v.parse().ok()) {
-                Some(lines) => self.lines = Some(lines),
-                None => return false,
-            },
-            _ => return false,
-        }
-        true
-    }
-
-    fn takes_value(name: &str) -> bool {
-        matches!(
-            name,
-            "-s" | "--signal"
-                | "--kill-whom"
-                | "--kill-who"
-                | "--drop-in"
-                | "-p"
-                | "--property"
-                | "-P"
-                | "-t"
-                | "--type"
-                | "--state"
-                | "-o"
-                | "--output"
-                | "-n"
-                | "--lines"
-        )
     }
 
     /// The options and the other words of a command line.
@@ -155,7 +156,7 @@ impl Options {
             } else if !arg.starts_with('-') || arg == "-" {
                 words.push(arg);
             } else {
-                let (name, mut value) = match arg.split_once('=') {
+                let (name, value) = match arg.split_once('=') {
                     Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
                     // `-n5` and `-pName`
                     _ if !arg.starts_with("--") && arg.len() > 2 => {
@@ -164,17 +165,26 @@ impl Options {
                     }
                     _ => (arg.as_str(), None),
                 };
-                if value.is_none() && Self::takes_value(name) {
-                    value = args.next();
-                    if value.is_none() {
-                        return Err(format!("option {name} takes a value"));
+                let unknown = || format!("unknown option {arg}; `systemctl --help` lists them");
+                let mut rows = OPTIONS.iter();
+                let effect = rows.find(|(names, _)| names.contains(&name));
+                let (_, effect) = effect.ok_or_else(unknown)?;
+                let is_good = match (effect, value) {
+                    (Effect::Alone(set), None) => {
+                        set(&mut options);
+                        true
                     }
-                }
-                let is_alone = value.is_none() || Self::takes_value(name) || name == "--legend";
-                if !is_alone || !options.set(name, value) {
-                    return Err(format!(
-                        "unknown option {arg}; `systemctl --help` lists them"
-                    ));
+                    (Effect::Alone(_), Some(_)) => false,
+                    (Effect::Perhaps(set), value) => set(&mut options, value.as_deref()),
+                    (Effect::Value(set), value) => {
+                        let Some(value) = value.or_else(|| args.next()) else {
+                            return Err(format!("option {name} takes a value"));
+                        };
+                        set(&mut options, &value)
+                    }
+                };
+                if !is_good {
+                    return Err(unknown());
                 }
             }
         }
