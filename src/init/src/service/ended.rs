@@ -21,9 +21,11 @@ impl Run {
         );
         let text = format!("{name} {}", describe(end));
         let clean = result == ServiceResult::Success;
-        let ignore = self
-            .command(Phase::Start, self.index)
-            .is_some_and(|c| c.flags.ignore_failure);
+        // With Type=forking the command was the first process, and this is the one that it left behind.
+        let ignore = self.service.service_type != ServiceType::Forking
+            && self
+                .command(Phase::Start, self.index)
+                .is_some_and(|c| c.flags.ignore_failure);
         match self.state {
             State::Commands(Phase::Start) if self.service.service_type == ServiceType::Oneshot => {
                 if clean || ignore {

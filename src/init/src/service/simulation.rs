@@ -664,3 +664,17 @@ proptest! {
         prop_assert_eq!(world.run.restarts, 1);
     }
 }
+
+/// Debian's `postgresql@.service` has a `-` before its `ExecStart=`, which is for the first process alone.
+#[test]
+fn what_a_forking_service_leaves_behind_is_not_excused_by_its_first_process() {
+    let mut world = World::new("Type=forking\nExecStart=-/bin/main", Vec::new());
+    world.job(Job::Start);
+    world.stragglers = true;
+    world.happen(&Happening::ControlEnds(ProcessEnd::Exited(0)));
+    assert_eq!(world.run.state, State::Running);
+    world.happen(&Happening::MainEnds(ProcessEnd::Killed(Signal::KILL)));
+    world.happen(&Happening::StragglersEnd);
+    assert_eq!(world.run.state, State::Failed);
+    assert_eq!(world.run.result.as_str(), "signal");
+}
