@@ -6,6 +6,7 @@ mod boot_stage;
 mod cluster;
 mod confinement;
 mod containers;
+mod debian_programs;
 mod demo;
 mod fleet;
 mod journal;
