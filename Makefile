@@ -44,7 +44,8 @@ cluster: deps ## boot three guests that are one, until the end of the input
 test: image ## run all tests, those that boot guests included
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
 
-torture: image ## break slots in every way, cut the power; slow (ORLOP_SEED=N repeats)
+torture: image ## break slots in every way, cut the power, cut off the store's members; slow (ORLOP_SEED=N repeats)
+	$(CARGO) test --package orlop-store --test store -- --ignored --nocapture
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1
 
 fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/artifacts

@@ -9,6 +9,7 @@ mod joining;
 mod keyspace;
 mod log;
 mod model;
+mod namespaces;
 mod processes;
 mod random;
 mod room;

@@ -55,7 +55,11 @@ pub(crate) fn changes(events: &[Event]) -> Vec<Change> {
 impl History {
     /// A member applied a revision: all must apply the same.
     pub(crate) fn applied(&mut self, revision: i64, events: &[Event], now: Duration) {
-        let changes = changes(events);
+        self.apply(revision, changes(events), now);
+    }
+
+    /// As [`Self::applied`].
+    pub(crate) fn apply(&mut self, revision: i64, changes: Vec<Change>, now: Duration) {
         if self.unknown.remove(&revision) {
             self.changes.insert(revision, changes);
         } else if let Some(before) = self.changes.get(&revision) {

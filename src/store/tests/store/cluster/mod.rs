@@ -2,7 +2,7 @@
 //! watches have no gap and no repeat, leases end neither early nor never.
 
 mod clients;
-mod history;
+pub(crate) mod history;
 mod machine;
 mod watching;
 mod world;
