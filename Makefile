@@ -8,6 +8,8 @@ CONFIG  ?= configs/demo.yaml
 CARGO   ?= cargo
 # How long each fuzz target runs.
 SECONDS ?= 600
+# The suites that make clients runs: python-etcd etcd3 etcd-client when it is empty.
+SUITES ?=
 # What make bench measures: all when it is empty.
 PARTS ?=
 
@@ -15,7 +17,7 @@ dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps image demo run cluster test fuzz torture bench check fmt clippy doc crates size clean
+.PHONY: help deps image demo run cluster test clients fuzz torture bench check fmt clippy doc crates size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +26,7 @@ help: ## list the targets
 	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
 	@echo "  SECONDS=$(SECONDS)  how long make fuzz runs each target"
+	@echo "  SUITES=$(SUITES)  what make clients runs (python-etcd etcd3 etcd-client); all by default"
 	@echo "  PARTS=$(PARTS)  what make bench measures (boots sizes disk memory netboot scheduling store); all by default"
 
 deps: ## install the Debian packages that are missing (root or sudo)
@@ -43,6 +46,10 @@ cluster: deps ## boot three guests that are one, until the end of the input
 
 test: image ## run all tests, those that boot guests included
 	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
+
+clients: deps ## run the suites of etcd's clients against etcd and the store (fetches them)
+	$(CARGO) build --package orlop
+	@CARGO="$(CARGO)" tests/clients/run target/x86_64-unknown-linux-gnu/debug/orlop $(SUITES)
 
 torture: image ## break slots in every way, cut the power, cut off the store's members; slow (ORLOP_SEED=N repeats)
 	$(CARGO) test --package orlop-store --test store -- --ignored --nocapture

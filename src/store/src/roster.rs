@@ -27,7 +27,7 @@ pub struct Roster {
     pub promote: Vec<u64>,
     /// Ids that will never be used again, oldest first.
     pub removed: Vec<u64>,
-    /// Raised alarms: member and type.
+    /// Raised alarms: member, or 0 for the cluster as a whole, and type.
     pub alarms: Vec<(u64, i32)>,
 }
 
@@ -214,7 +214,7 @@ impl Roster {
         Ok(self.list())
     }
 
-    /// Raises, clears or tells alarms.
+    /// Raises, clears or tells alarms. Member 0 stands for the cluster as a whole.
     pub fn alarm(&mut self, request: &AlarmRequest) -> AlarmResponse {
         let kind = request.alarm();
         let fits = |(member, alarm): &(u64, i32)| {
@@ -225,7 +225,9 @@ impl Roster {
             AlarmAction::Get => self.alarms.iter().filter(|a| fits(a)).copied().collect(),
             AlarmAction::Activate => {
                 let raised = (request.member_id, kind as i32);
-                if !self.alarms.contains(&raised) && self.member(request.member_id).is_some() {
+                // Whoever asks for others' alarms fills no room with them.
+                let is_known = request.member_id == 0 || self.member(request.member_id).is_some();
+                if !self.alarms.contains(&raised) && is_known {
                     self.alarms.push(raised);
                     self.alarms.sort_unstable();
                 }
@@ -290,5 +292,43 @@ impl Roster {
             removed,
             alarms,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(roster: &mut Roster, action: AlarmAction, member_id: u64) -> Vec<u64> {
+        let request = AlarmRequest {
+            action: action as i32,
+            member_id,
+            alarm: AlarmType::Nospace as i32,
+        };
+        let told = roster.alarm(&request).alarms;
+        told.iter().map(|alarm| alarm.member_id).collect()
+    }
+
+    #[test]
+    fn alarms_are_of_members_or_of_the_whole_cluster() {
+        let member = Member {
+            id: 7,
+            ..Member::default()
+        };
+        let mut roster = Roster {
+            members: vec![member],
+            ..Roster::default()
+        };
+        for id in [0, 7, 8] {
+            assert_eq!(ask(&mut roster, AlarmAction::Activate, id), [id]);
+        }
+        assert_eq!(
+            ask(&mut roster, AlarmAction::Get, 0),
+            [0, 7],
+            "8 is no member"
+        );
+        assert_eq!(ask(&mut roster, AlarmAction::Deactivate, 7), [7]);
+        assert_eq!(ask(&mut roster, AlarmAction::Deactivate, 0), [0]);
+        assert!(roster.alarms.is_empty());
     }
 }

@@ -126,10 +126,12 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        self.0.transfer(request.into_inner().target_id).await?;
-        Ok(Response::new(MoveLeaderResponse {
-            header: self.0.present_header()?,
-        }))
+        let to = request.into_inner().target_id;
+        let leads_already = self.0.status().standing.leader == to;
+        self.0.transfer(to).await?;
+        // Clients tell by the header whether anything was moved.
+        let header = self.0.present_header()?.filter(|_| !leads_already);
+        Ok(Response::new(MoveLeaderResponse { header }))
     }
 }
 

@@ -88,7 +88,12 @@ fn promises_hold(count: usize, storm: Duration) {
         // Whatever happens here, the clients must end, or the scope does not.
         let harmed = catch_unwind(AssertUnwindSafe(|| {
             members.harm_for(storm, &mut Random(seed));
+            let healed = Instant::now();
             wait_for_all(&members);
+            println!(
+                "all answer again {:?} after the last repair",
+                healed.elapsed()
+            );
         }));
         load.ended.store(true, Ordering::SeqCst);
         let operations = askers.into_iter().flat_map(|a| a.join().expect("a client"));
