@@ -63,14 +63,21 @@ impl Network {
         if !nix::unistd::Uid::effective().is_root() {
             return Some("namespaces need root");
         }
-        let is_there = |program: &str, word: &str| {
-            let output = Command::new(program).arg(word).output();
-            output.is_ok_and(|output| output.status.success())
+        // On a thread of its own, which takes the namespace along when it ends.
+        let attempt = || {
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+                return Some("namespaces cannot be made here");
+            }
+            let works = |program: &str, words: &[&str]| {
+                let output = Command::new(program).args(words).output();
+                output.is_ok_and(|output| output.status.success())
+            };
+            if !works("ip", &["link"]) || !works("nft", &["list", "tables"]) {
+                return Some("ip and nft are needed (packages iproute2, nftables)");
+            }
+            None
         };
-        if !is_there("ip", "-Version") || !is_there("nft", "--version") {
-            return Some("the packages iproute2 and nftables are needed");
-        }
-        None
+        std::thread::spawn(attempt).join().expect("no panic")
     }
 
     pub(super) fn new(count: usize) -> Self {
