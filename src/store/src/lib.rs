@@ -16,6 +16,7 @@ pub mod proto;
 pub mod refused;
 pub mod roster;
 pub mod server;
+pub mod snapshot;
 pub mod state;
 pub mod v2;
 pub mod wal;

@@ -45,6 +45,7 @@ use peers::Lanes;
 use shared::{Shared, Ticket};
 use tls::{Io, PeerTls};
 
+pub(crate) use bootstrap::first_member;
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use join::Joining;
 pub use peers::{PEER_PORT, address_of};

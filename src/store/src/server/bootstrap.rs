@@ -98,14 +98,10 @@ pub(super) async fn first(
             ..Member::default()
         })),
         Bootstrap::New { members, token } => {
-            let (_, urls) = members
-                .iter()
-                .find(|(name, _)| *name == settings.name)
-                .ok_or_else(|| BootstrapError::NotNamed(settings.name.clone()))?;
-            if sorted(urls) != sorted(&settings.peer_urls) {
-                return Err(BootstrapError::OtherUrls(settings.name.clone()));
-            }
-            new_cluster(&settings.name, members, token)
+            first_member(&settings.name, &settings.peer_urls, members, token).map(|genesis| First {
+                genesis,
+                others: Vec::new(),
+            })
         }
         Bootstrap::Existing { members } => added(settings, tls, members).await,
     };
@@ -131,12 +127,20 @@ fn sorted(urls: &[String]) -> Vec<String> {
     urls
 }
 
-/// All first members come to the same ids, without a word between them.
-fn new_cluster(
+/// One of the first members of a new cluster. All of them come to the same ids, without a word between them.
+pub(crate) fn first_member(
     name: &str,
+    own_urls: &[String],
     members: &[(String, Vec<String>)],
     token: &str,
-) -> Result<First, BootstrapError> {
+) -> Result<Genesis, BootstrapError> {
+    let (_, urls) = members
+        .iter()
+        .find(|(n, _)| n == name)
+        .ok_or_else(|| BootstrapError::NotNamed(name.to_owned()))?;
+    if sorted(urls) != sorted(own_urls) {
+        return Err(BootstrapError::OtherUrls(name.to_owned()));
+    }
     let records: Vec<Member> = members
         .iter()
         .map(|(name, urls)| Member {
@@ -154,14 +158,10 @@ fn new_cluster(
         .find(|m| m.name == name)
         .ok_or_else(|| BootstrapError::NotNamed(name.to_owned()))?
         .id;
-    let genesis = Genesis {
+    Ok(Genesis {
         cluster: id_of(&parts),
         member: this,
         members: records,
-    };
-    Ok(First {
-        genesis,
-        others: Vec::new(),
     })
 }
 

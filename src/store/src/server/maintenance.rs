@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::ETCD_VERSION;
@@ -20,7 +21,13 @@ use crate::proto::etcdserverpb::{
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse, health_server};
 use crate::refused::Refused;
+use crate::snapshot::Saving;
 use crate::state::STATE_FILE;
+
+/// Bytes of one message of a snapshot, as near as its records allow.
+const SNAPSHOT_PART_BYTES: usize = 64 << 10;
+/// Messages of a snapshot that wait for the client.
+const SNAPSHOT_PARTS_AHEAD: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Maintenance(pub(super) Arc<Shared>);
@@ -117,9 +124,28 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         _request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented(
-            "etcdserver: snapshots are not supported",
-        ))
+        let mut saving = Saving::new(&self.0.database)?;
+        let mut header = self.0.present_header()?;
+        let (parts, stream) = tokio::sync::mpsc::channel(SNAPSHOT_PARTS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let part = match saving.part(SNAPSHOT_PART_BYTES) {
+                    Ok(Some((blob, remaining_bytes))) => Ok(SnapshotResponse {
+                        header: header.take(),
+                        remaining_bytes,
+                        blob,
+                    }),
+                    Ok(None) => return,
+                    Err(err) => Err(Status::from(err)),
+                };
+                let failed = part.is_err();
+                // The client may have gone.
+                if parts.blocking_send(part).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn move_leader(

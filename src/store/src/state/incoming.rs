@@ -9,7 +9,9 @@ use redb::{Durability, ReadableTable};
 use sha2::{Digest, Sha256};
 
 use super::outgoing::{LEASE_RECORD, META_RECORD, OWN_META, REVISION_RECORD};
-use super::{During, STATE_FILE, State, StateError, make_tables, new_database};
+use super::{
+    During, FIRST_ENTRY, Genesis, STATE_FILE, State, StateError, make_tables, new_database,
+};
 use crate::bytes::{Ended, Reader};
 use crate::consensus::Mark;
 use crate::disk::Disk;
@@ -71,14 +73,83 @@ impl Incoming {
             self.digest.update(part);
             part
         };
+        self.put(records)?;
+        self.complete = last;
+        Ok(())
+    }
+
+    /// Takes in whole records.
+    ///
+    /// # Errors
+    /// [`StateError::Snapshot`] when they are none, or of the database.
+    pub fn put(&self, records: &[u8]) -> Result<(), StateError> {
         let mut transaction = self.database.begin_write().during("begin to write")?;
         transaction
             .set_durability(Durability::None)
             .map_err(|_| StateError::Meta("durability"))?;
         self.records(&transaction, Reader(records))?;
-        transaction.commit().during("commit")?;
-        self.complete = last;
-        Ok(())
+        transaction.commit().during("commit")
+    }
+
+    /// Makes it the first state of a new cluster, durable and with the state's name.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn found(
+        self,
+        genesis: &Genesis,
+        bump_revision: i64,
+        mark_compacted: bool,
+    ) -> Result<(), StateError> {
+        let mut transaction = self.database.begin_write().during("begin to write")?;
+        transaction.set_quick_repair(true);
+        {
+            let mut meta = transaction.open_table(META).during("open a table")?;
+            let number = |name: &'static str| -> Result<i64, StateError> {
+                let value = meta.get(name).during("read meta")?;
+                let value = value.ok_or(StateError::Meta(name))?;
+                let bytes = value.value().try_into();
+                Ok(i64::from_le_bytes(
+                    bytes.map_err(|_| StateError::Meta(name))?,
+                ))
+            };
+            let revision = number("revision")?
+                .checked_add(bump_revision)
+                .ok_or(StateError::Snapshot("its revision cannot be raised so far"))?;
+            let compact_revision = match mark_compacted {
+                true => revision,
+                false => number("compact_revision")?,
+            };
+            let roster = Roster::new(genesis.members.clone()).encode();
+            let mut put = |name: &str, value: &[u8]| {
+                let put = meta.insert(name, value).map(|_| ());
+                put.during("write meta")
+            };
+            put("cluster_id", &genesis.cluster.to_le_bytes())?;
+            put("member_id", &genesis.member.to_le_bytes())?;
+            for (index, term) in [
+                ("applied_index", "applied_term"),
+                ("installed_index", "installed_term"),
+            ] {
+                put(index, &FIRST_ENTRY.0.to_le_bytes())?;
+                put(term, &FIRST_ENTRY.1.to_le_bytes())?;
+            }
+            put("revision", &revision.to_le_bytes())?;
+            put("compact_revision", &compact_revision.to_le_bytes())?;
+            put("compacted", &0i64.to_le_bytes())?;
+            put("roster", &roster)?;
+        }
+        transaction.commit().during("commit a restored state")?;
+        self.take_name()
+    }
+
+    /// It is durable: gives it the state's name.
+    fn take_name(self) -> Result<(), StateError> {
+        drop(self.database);
+        self.disk
+            .rename(INCOMING_FILE, STATE_FILE)
+            .and_then(|()| self.disk.sync_names())
+            .map_err(StateError::File)
     }
 
     fn records(
@@ -186,11 +257,7 @@ impl Incoming {
             put("compacted", 0).during("write meta")?;
         }
         transaction.commit().during("commit a received state")?;
-        drop(self.database);
-        self.disk
-            .rename(INCOMING_FILE, STATE_FILE)
-            .and_then(|()| self.disk.sync_names())
-            .map_err(StateError::File)
+        self.take_name()
     }
 
     /// Gives it up.

@@ -4,20 +4,20 @@
 
 use std::collections::VecDeque;
 
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
-use super::{During, State, StateError};
+use super::{Database, During, State, StateError};
 use crate::bytes::put_bytes;
 use crate::consensus::Mark;
 use crate::mvcc::table::{LEASES, META, REVISIONS};
 
 /// A record of `meta`.
-pub(super) const META_RECORD: u8 = 1;
+pub(crate) const META_RECORD: u8 = 1;
 /// A record of `leases`.
-pub(super) const LEASE_RECORD: u8 = 2;
+pub(crate) const LEASE_RECORD: u8 = 2;
 /// A record of `revisions`.
-pub(super) const REVISION_RECORD: u8 = 3;
+pub(crate) const REVISION_RECORD: u8 = 3;
 /// Names in `meta` that are a member's own.
 pub(super) const OWN_META: [&str; 4] = [
     "member_id",
@@ -53,7 +53,38 @@ impl Outgoing {
     /// # Errors
     /// Of the database.
     pub fn new(state: &State) -> Result<Self, StateError> {
-        let transaction = state.database.get().begin_read().during("begin to read")?;
+        Self::read(&state.database, state.mark())
+    }
+
+    /// Holds on to the state that readers see now, for a file.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn of(database: &Database) -> Result<Self, StateError> {
+        // What it stands for is not asked of a file.
+        Self::read(database, Mark::default())
+    }
+
+    /// The bytes of all its records.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn bytes(&self) -> Result<u64, StateError> {
+        /// Kind, revision, sub and length of a record of `revisions`.
+        const PLACE_BYTES: u64 = 21;
+        let meta = self.transaction.open_table(META).during("open a table")?;
+        let live = super::meta_i64(&meta, "live_bytes")?.unsigned_abs();
+        let revisions = self
+            .transaction
+            .open_table(REVISIONS)
+            .during("open a table")?;
+        let count = revisions.len().during("count revisions")?;
+        let head: usize = self.head.iter().map(Vec::len).sum();
+        Ok(head as u64 + live + count * PLACE_BYTES)
+    }
+
+    fn read(database: &Database, mark: Mark) -> Result<Self, StateError> {
+        let transaction = database.get().begin_read().during("begin to read")?;
         let mut head = VecDeque::new();
         let meta = transaction.open_table(META).during("open a table")?;
         for item in meta.iter().during("read meta")? {
@@ -75,7 +106,7 @@ impl Outgoing {
             head.push_back(record);
         }
         Ok(Self {
-            mark: state.mark(),
+            mark,
             transaction,
             head,
             next: Some((i64::MIN, i64::MIN)),
@@ -88,6 +119,19 @@ impl Outgoing {
     /// # Errors
     /// Of the database.
     pub fn part(&mut self, max_bytes: usize) -> Result<(Vec<u8>, bool), StateError> {
+        let (mut out, last) = self.records(max_bytes)?;
+        self.digest.update(&out);
+        if last {
+            out.extend_from_slice(&std::mem::take(&mut self.digest).finalize());
+        }
+        Ok((out, last))
+    }
+
+    /// The next records, of about `max_bytes`, and whether they are the last ones.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn records(&mut self, max_bytes: usize) -> Result<(Vec<u8>, bool), StateError> {
         let mut out = Vec::new();
         while out.len() < max_bytes
             && let Some(record) = self.head.pop_front()
@@ -114,11 +158,7 @@ impl Outgoing {
                 put_bytes(record.value(), &mut out);
             }
         }
-        self.digest.update(&out);
         let last = self.head.is_empty() && self.next.is_none();
-        if last {
-            out.extend_from_slice(&std::mem::take(&mut self.digest).finalize());
-        }
         Ok((out, last))
     }
 }
