@@ -10,6 +10,7 @@ mod config;
 mod confine;
 mod container;
 mod docker;
+mod etcdctl;
 mod fleetctl;
 mod forward;
 mod health;
@@ -106,6 +107,12 @@ const COMMANDS: &[Command] = &[
         applet: false,
         summary: "serve the store, which speaks etcd's v3 API",
         run: store::run,
+    },
+    Command {
+        name: "etcdctl",
+        applet: true,
+        summary: "ask the store, in etcd's words",
+        run: etcdctl::run,
     },
     Command {
         name: "cluster",
