@@ -208,7 +208,13 @@ impl Graph {
     /// Reads every known unit again; states stay, [`crate::Jobs::graph_changed`] must follow.
     pub fn reload(&mut self, source: Source<'_>) {
         let mut fresh = VecDeque::new();
-        let mut aliases = Vec::new();
+        let (mut names, mut aliases) = (Vec::new(), Vec::new());
+        // Which other names lead to a unit may have changed too.
+        self.by_name = self
+            .ids()
+            .filter(|id| !self.is_vacant(*id))
+            .map(|id| (self.name(id).clone(), id))
+            .collect();
         for id in self.ids() {
             let Some(node) = self.nodes.get_mut(id.index()) else {
                 continue;
@@ -225,15 +231,23 @@ impl Graph {
                     node.load = LoadState::NotFound;
                     aliases.push((node.name.clone(), real));
                 }
-                _ => node.load = load_state(loaded, &mut self.problems),
+                _ => {
+                    let own = loaded.unit.iter().filter(|unit| unit.name == node.name);
+                    let others = own.flat_map(|unit| &unit.aliases);
+                    names.extend(others.map(|alias| (alias.clone(), id)));
+                    node.load = load_state(loaded, &mut self.problems);
+                }
             }
             fresh.push_back(id);
         }
-        self.connect_all(fresh, source);
+        for (alias, id) in names {
+            self.by_name.entry(alias).or_insert(id);
+        }
         for (alias, real) in aliases {
-            let id = self.load(&real, source);
+            let id = self.ensure(&real, source, &mut fresh);
             self.by_name.insert(alias, id);
         }
+        self.connect_all(fresh, source);
     }
 
     /// Reads the files of one known unit again, which had none before; [`crate::Jobs::graph_changed`] must follow.
@@ -551,6 +565,39 @@ mod tests {
         let again = graph.load(&name("c@2.service"), &mut |n| loader.load(n));
         assert_eq!((again, graph.len()), (c, size));
         assert!(!graph.is_vacant(again));
+    }
+
+    #[test]
+    fn a_name_that_gets_a_file_of_its_own_is_no_alias_any_more() {
+        let own = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/own\n";
+        let image = MemoryStore::new()
+            .file("/usr/sshd.service", own)
+            .link("/usr/ssh.service", "sshd.service")
+            .file(
+                "/etc/x.service",
+                "[Unit]\nDefaultDependencies=no\nWants=ssh.service\n[Service]\nExecStart=/bin/x\n",
+            );
+        let debian = image
+            .clone()
+            .file("/lib/ssh.service", own)
+            .link("/etc/ssh.service", "/lib/ssh.service");
+        let context = SpecifierContext::default();
+        let loader = |store| Loader::new(&["/etc", "/usr"], store, &context);
+        let mut graph = Graph::new();
+        let before = loader(&image);
+        let x = graph.load(&name("x.service"), &mut |n| before.load(n));
+        let sshd = graph.load(&name("sshd.service"), &mut |n| before.load(n));
+        assert!(graph.related(x, Edge::Wants).eq([sshd]));
+        let after = loader(&debian);
+        graph.reload(&mut |n| after.load(n));
+        let ssh = graph.find("ssh.service").unwrap();
+        assert_ne!(ssh, sshd);
+        assert!(graph.related(x, Edge::Wants).eq([ssh]));
+        assert!(graph.unit(sshd).unwrap().aliases.is_empty());
+        // And back again.
+        graph.reload(&mut |n| before.load(n));
+        assert_eq!(graph.find("ssh.service"), Some(sshd));
+        assert!(graph.related(x, Edge::Wants).eq([sshd]));
     }
 
     #[test]

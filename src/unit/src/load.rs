@@ -99,6 +99,8 @@ impl<'a, S: UnitStore> Loader<'a, S> {
                         .and_then(|target| target.rsplit('/').next());
                     if let (Some(real), Ok(alias)) = (real, UnitName::parse(&entry.name))
                         && real != entry.name
+                        // Something of that name in a directory above hides the link.
+                        && !loader.places.contains_key(&entry.name)
                     {
                         loader
                             .aliases
