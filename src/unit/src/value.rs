@@ -344,6 +344,41 @@ pub fn exit_code_name(code: u8) -> Option<&'static str> {
         .map(|(name, _)| *name)
 }
 
+/// What a text in Base64 (RFC 4648 §4) stands for; white space between its characters means nothing.
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+    let text: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let mut out = Vec::new();
+    let mut groups = text.chunks(4).peekable();
+    while let Some(group) = groups.next() {
+        let is_last = groups.peek().is_none();
+        let padding = group.iter().rev().take_while(|b| **b == b'=').count();
+        if group.len() != 4 || padding > 2 || (padding > 0 && !is_last) {
+            return None;
+        }
+        let mut bits = 0_u32;
+        for byte in group {
+            let value = match byte {
+                b'A'..=b'Z' => byte.checked_sub(b'A')?,
+                b'a'..=b'z' => byte.checked_sub(b'a')?.checked_add(26)?,
+                b'0'..=b'9' => byte.checked_sub(b'0')?.checked_add(52)?,
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => 0,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        // `=` in front of other characters is none of the padding, and counts as a wrong character.
+        let data = group.len().checked_sub(padding)?;
+        if group.get(..data)?.contains(&b'=') {
+            return None;
+        }
+        let [_, bytes @ ..] = bits.to_be_bytes();
+        out.extend(bytes.iter().take(3_usize.checked_sub(padding)?));
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +402,27 @@ mod tests {
     }
 
     #[test]
+    fn base64_is_that_of_the_rfc() {
+        // RFC 4648 §10
+        for (text, data) in [
+            ("", Some("")),
+            ("Zg==", Some("f")),
+            ("Zm8=", Some("fo")),
+            ("Zm 9v", Some("foo")),
+            ("Zm9vYg==", Some("foob")),
+            ("Zm9v=A==", None),
+            ("Zg=", None),
+            ("Z===", None),
+            ("Zg==Zg==", None),
+            ("Z=g=", None),
+            ("Zm9-", None),
+        ] {
+            assert_eq!(base64(text), data.map(|d| d.as_bytes().to_vec()), "{text}");
+        }
+        assert_eq!(base64("+/+/"), Some(vec![0xfb, 0xff, 0xbf]));
+    }
+
+    #[test]
     fn signals_have_names_numbers_and_real_time() {
         assert_eq!(Signal::parse("SIGTERM"), Some(Signal::TERM));
         assert_eq!(Signal::parse("TERM"), Some(Signal::TERM));
@@ -382,7 +438,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC{0,30}") {
             let _ = (parse_span(&text), parse_bytes(&text), parse_memory_limit(&text), parse_mode(&text));
-            let _ = (Signal::parse(&text), parse_bool(&text), parse_exit_code(&text));
+            let _ = (Signal::parse(&text), parse_bool(&text), parse_exit_code(&text), base64(&text));
         }
 
         #[test]

@@ -429,15 +429,30 @@ fn input_text(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) 
     let Some(text) = reading.text(a, Severity::Warning) else {
         return;
     };
+    let Some(mut line) = crate::words::unescape(&text) else {
+        return reading.ignore(a, 0, "an escape in the text is not known");
+    };
+    line.push(b'\n');
+    add_input(draft, (!text.is_empty()).then_some(line));
+}
+
+fn input_data(draft: &mut Draft, a: &Assignment<'_>, reading: &mut Reading<'_>) {
+    let text = &*a.value.text;
+    match crate::value::base64(text) {
+        Some(data) => add_input(draft, (!text.is_empty()).then_some(data)),
+        None => reading.ignore(a, 0, "this is not Base64"),
+    }
+}
+
+/// Adds to what a service reads; `None` begins anew.
+fn add_input(draft: &mut Draft, more: Option<Vec<u8>>) {
     if !matches!(draft.service.standard_input, Input::Data(_)) {
         draft.service.standard_input = Input::Data(Vec::new());
     }
     if let Input::Data(data) = &mut draft.service.standard_input {
-        if text.is_empty() {
-            data.clear();
-        } else {
-            data.extend_from_slice(text.as_bytes());
-            data.push(b'\n');
+        match more {
+            Some(more) => data.extend(more),
+            None => data.clear(),
         }
     }
 }

@@ -189,6 +189,9 @@ fn service_directives_have_their_effect() {
                     && s.standard_error == Output::Descriptor("stderr".into())
             },
         ),
+        ("StandardInputData=aGVs bG8=\nStandardInputData=IQ==", |s| {
+            s.standard_input == Input::Data(b"hello!".to_vec())
+        }),
         ("StandardInput=fd", |s| {
             s.standard_input == Input::Descriptor("stdin".into())
         }),

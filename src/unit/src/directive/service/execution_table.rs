@@ -2,8 +2,8 @@
 
 use super::super::{Directive, exec, ignored, refused, set, silent};
 use super::{
-    absolute, account, directories, input, input_text, is_account, log_level, mode, standard, word,
-    working_directory,
+    absolute, account, directories, input, input_data, input_text, is_account, log_level, mode,
+    standard, word, working_directory,
 };
 use std::time::Duration;
 
@@ -231,6 +231,7 @@ pub(in crate::directive) static EXECUTION: &[Directive] = &[
             d.service.standard_input = before;
         }
     }),
+    set("StandardInputData", input_data),
     set("StandardInputText", input_text),
     set("StandardOutput", |d, a, r| {
         standard(
