@@ -105,7 +105,7 @@ show() { systemctl show -P $2 $1; }
 until_true() { n=300; until eval \"$1\"; do n=$((n - 1)); [ $n -gt 0 ] || { echo \"never: $1\"; return 1; }; sleep 0.1; done; }
 named() { cat /proc/[0-9]*/comm 2>/dev/null | grep -c \"^$1\"; }
 is_new() { new=$(show $1 MainPID); [ -n \"$new\" ] && [ \"$new\" != 0 ] && [ \"$new\" != $2 ]; }
-unchanged() { cmp -s /run/debian/usr/lib/systemd/system/${2:-$1} $(show $1 FragmentPath) && echo unchanged; }
+unchanged() { cmp -s /run/debian/usr/lib/systemd/system/${2:-$1} $(show $1 FragmentPath) && echo unchanged || echo \"$1 is $(show $1 FragmentPath)\"; }
 ";
 
 fn as_root(script: &str) -> String {
@@ -224,6 +224,13 @@ fn torture_debians_programs_run_with_their_own_unit_files() {
             ensure!(said.lines().last() == Some("installed"), "{said}");
             Ok(())
         },
+    );
+    prints(
+        &mut port,
+        "every unit file of the packages loads without a word",
+        "cd /run/debian/usr/lib/systemd/system; ls nginx.service redis-server*.service postgresql*.service pg_*.service pg_*.timer ssh.* rescue-ssh.target | wc -l
+         orlop unit verify nginx.service redis-server*.service postgresql*.service pg_*.service pg_*.timer ssh.* rescue-ssh.target; echo $?",
+        &["15", "0"],
     );
     nginx(&mut port);
     redis(&mut port);
