@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::Origin;
-use crate::consensus::raft::{ELECTION_TICKS, RaftConsensus, Start};
+use crate::consensus::raft::{RaftConsensus, Start};
 use crate::consensus::{Consensus, Entry, HardState};
 use crate::disk::Disk;
 use crate::lease::Leases;
@@ -30,7 +30,7 @@ use transfer::{Receiving, Sending};
 
 pub use interface::{AutoCompaction, Input, NodeError, Options, Outbox, Output, Reply, Status};
 
-/// The length of a tick: the time between two heartbeats.
+/// The length of a tick, in which heartbeats and time-outs are counted.
 pub const TICK: Duration = Duration::from_millis(100);
 /// The largest command, in bytes (etcd's `--max-request-bytes`).
 pub const MAX_REQUEST_BYTES: usize = 3 << 19;
@@ -147,6 +147,10 @@ impl<T> Node<T> {
             before,
             entries,
             seed: options.seed,
+            election_ticks: options.election_ticks.max(2),
+            heartbeat_ticks: options
+                .heartbeat_ticks
+                .clamp(1, options.election_ticks.max(2) - 1),
         })?;
         let mut node = Self {
             disk,
@@ -215,6 +219,11 @@ impl<T> Node<T> {
         &self.state.roster
     }
 
+    /// The shortest time-out after which a silent leader is taken for gone.
+    fn election_time(&self) -> Duration {
+        TICK.saturating_mul(u32::try_from(self.options.election_ticks).unwrap_or(u32::MAX))
+    }
+
     /// Whether this member alone decides, and no one follows.
     fn is_alone(&self) -> bool {
         matches!(self.state.roster.members.as_slice(), [only] if only.id == self.owner.member)
@@ -252,7 +261,7 @@ impl<T> Node<T> {
         let mut ticks = 0;
         while self.next_tick <= self.now {
             // After a pause of the whole process only so many ticks count: others may have been silent for no longer.
-            if ticks < ELECTION_TICKS {
+            if ticks < self.options.election_ticks {
                 self.consensus.tick();
             }
             ticks += 1;
@@ -365,7 +374,7 @@ impl<T> Node<T> {
         if standing.leads && term == standing.term && self.serving_term != Some(term) {
             self.serving_term = Some(term);
             self.leases
-                .restart(self.state.leases()?, self.now, TICK * ELECTION_TICKS as u32);
+                .restart(self.state.leases()?, self.now, self.election_time());
         }
         Ok(())
     }

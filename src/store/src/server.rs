@@ -11,6 +11,7 @@ mod maintenance;
 mod metrics;
 mod peers;
 mod proxy;
+mod refetch;
 mod shared;
 mod tls;
 mod token;
@@ -33,7 +34,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::service::Routes;
 
-use crate::disk::Directory;
+use crate::disk::{Directory, Disk};
 use crate::node::{Input, Node, NodeError, Options, Outbox, Output};
 use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
@@ -126,6 +127,32 @@ pub enum ServeError {
     /// It is not known what the member is to be.
     #[error("begin without data")]
     Bootstrap(#[from] BootstrapError),
+    /// What was durable is lost, and there is no other member that has it.
+    #[error(
+        "the data in {} is damaged, and this is the only member, so that no other one has it: put back a copy of the directory, or move it away and begin from a snapshot (etcdctl snapshot restore)",
+        path.display()
+    )]
+    DamagedAlone {
+        /// The directory.
+        path: PathBuf,
+        /// What is damaged.
+        #[source]
+        err: NodeError,
+    },
+    /// What was durable is lost, and without a token the member is not let in anew.
+    #[error(
+        "the data in {} is damaged: move it away, replace this member at another one (etcdctl member remove {member:x}, then member add), and start with --initial-cluster-state=existing",
+        path.display()
+    )]
+    DamagedMember {
+        /// The directory.
+        path: PathBuf,
+        /// Whose data it is.
+        member: u64,
+        /// What is damaged.
+        #[source]
+        err: NodeError,
+    },
     /// The member was removed from its cluster.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
@@ -169,10 +196,23 @@ pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeE
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(settings, ready))
+    let mut ready = Some(ready);
+    while let Ended::ToBeginAnew = runtime.block_on(serve(settings, &mut ready))? {}
+    Ok(())
 }
 
-async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
+/// How serving has ended.
+enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// The data was damaged and has been put aside.
+    ToBeginAnew,
+}
+
+async fn serve(
+    settings: &Settings,
+    ready: &mut Option<impl FnOnce(&Ready)>,
+) -> Result<Ended, ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
     let mut listeners: Vec<ClientListener> = Vec::new();
@@ -198,7 +238,7 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         seed: shared::random_u64(),
         ..settings.options.clone()
     };
-    let mut ready = Some(ready);
+    let settings = &refetch::settle(&*disk, settings)?;
     let first = {
         let begin = begin(
             &disk,
@@ -206,12 +246,12 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
             &peer_tls,
             &listeners,
             &peer_listeners,
-            &mut ready,
+            ready,
         );
         tokio::select! {
             first = begin => first?,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(Ended::Stopped),
+            _ = interrupt.recv() => return Ok(Ended::Stopped),
         }
     };
     let lanes = Arc::new(Lanes::new(peer_tls));
@@ -220,7 +260,17 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         Outbox::new(move |message| lanes.send(&message))
     };
     let genesis = first.genesis;
-    let node = Node::open(disk, options, clock.elapsed(), outbox, move || genesis)?;
+    let shared_disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    let opened = Node::open(shared_disk, options, clock.elapsed(), outbox, move || {
+        genesis
+    });
+    let node = match opened {
+        Ok(node) => node,
+        Err(err) => {
+            refetch::put_aside(&disk, settings, err)?;
+            return Ok(Ended::ToBeginAnew);
+        }
+    };
     let owner = node.owner();
     for member in first.others {
         lanes.add(&member, owner);
@@ -308,7 +358,10 @@ async fn serve(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), Se
         tokio::time::timeout(GRACE, async { while served.join_next().await.is_some() {} }).await;
     served.abort_all();
     match thread.join() {
-        Ok(done) => done.map_err(ServeError::from).and(ended),
+        Ok(done) => done
+            .map_err(ServeError::from)
+            .and(ended)
+            .map(|()| Ended::Stopped),
         Err(_) => Err(ServeError::Gone),
     }
 }

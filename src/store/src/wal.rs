@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use crate::consensus::{Entry, HardState};
+use crate::consensus::{Entry, EntryKind, HardState};
 use crate::disk::{Disk, DiskFile};
 use block::{SEGMENT_HEAD_BYTES, SegmentHead};
 use scan::Scan;
@@ -215,6 +215,26 @@ impl Wal {
     pub fn exists(disk: &dyn Disk) -> Result<bool, WalError> {
         let names = disk.list().map_err(WalError::List)?;
         Ok(names.iter().any(|n| segment_number(n).is_some()))
+    }
+
+    /// The changes of members in what is legible of a log, damaged or not, in their order: enough to know whom to ask.
+    pub fn legible_changes(disk: &dyn Disk) -> Vec<Entry> {
+        let names = disk.list().unwrap_or_default();
+        let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
+        numbers.sort_unstable();
+        let mut changes = Vec::new();
+        for number in numbers {
+            let read = || {
+                let file = disk.open(&segment_name(number), false)?;
+                let length = file.size()?.min(scan::MAX_SEGMENT_BYTES as u64);
+                let mut bytes = vec![0; length as usize];
+                file.read(0, &mut bytes)?;
+                io::Result::Ok(bytes)
+            };
+            let entries = read().map_or_else(|_| Vec::new(), |b| scan::legible_entries(&b));
+            changes.extend(entries.into_iter().filter(|e| e.kind == EntryKind::Change));
+        }
+        changes
     }
 
     /// Removes a log that was made for a state that was then not made. One that holds anything is kept.

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Ticks between two heartbeats.
-const HEARTBEAT_TICKS: usize = 1;
+pub const HEARTBEAT_TICKS: usize = 1;
 /// Ticks of silence after which a member stands for election; drawn anew up to twice as many.
 pub const ELECTION_TICKS: usize = 10;
 /// Entries of one message between members.
@@ -43,6 +43,10 @@ pub struct Start {
     pub entries: Vec<Entry>,
     /// Seeds the time-outs.
     pub seed: u64,
+    /// The shortest time-out after which a silent leader is taken for gone, in ticks.
+    pub election_ticks: usize,
+    /// Time between two heartbeats, in ticks; less than that time-out.
+    pub heartbeat_ticks: usize,
 }
 
 /// Consensus cannot start from what is on the disk.
@@ -90,8 +94,8 @@ impl RaftConsensus {
         let config = Config {
             id: start.member,
             applied,
-            election_tick: ELECTION_TICKS,
-            heartbeat_tick: HEARTBEAT_TICKS,
+            election_tick: start.election_ticks,
+            heartbeat_tick: start.heartbeat_ticks,
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: IN_FLIGHT,
             max_uncommitted_size: UNCOMMITTED_BYTES,
@@ -121,7 +125,8 @@ impl RaftConsensus {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
-        raft.set_randomized_election_timeout(ELECTION_TICKS + (z as usize) % ELECTION_TICKS);
+        let shortest = raft.election_timeout();
+        raft.set_randomized_election_timeout(shortest + (z as usize) % shortest);
     }
 
     /// Who takes part.
@@ -220,7 +225,7 @@ impl Consensus for RaftConsensus {
             self.node.report_unreachable(member);
         } else if raft.leader_id == member && raft.state == StateRole::Follower {
             // As if it had been silent for the shortest time-out: what is left of ours spreads the candidates.
-            raft.election_elapsed = raft.election_elapsed.max(ELECTION_TICKS);
+            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
             // What is asked meanwhile waits for the next leader, or for a sign of this one.
             raft.leader_id = 0;
         }

@@ -1,10 +1,7 @@
 //! Who takes part: changes, promotion of learners that have caught up, alarms of members without room, handing leadership on.
 
-use std::time::Duration;
-
-use super::{Node, NodeError, Output, Reply, TICK};
+use super::{Node, NodeError, Output, Reply};
 use crate::command::{Change, Command};
-use crate::consensus::raft::ELECTION_TICKS;
 use crate::consensus::{BadChange, Consensus, MemberChange};
 use crate::peer::{Proposal, Refusal};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -16,8 +13,6 @@ use crate::roster::MAX_VOTERS;
 const LOOK_TICKS: u64 = 5;
 /// A learner has caught up when it has nine tenths of the leader's log, as in etcd.
 const CAUGHT_UP_PERCENT: u64 = 90;
-/// Time for which leadership may be on its way.
-const TRANSFER_TIME: Duration = TICK.saturating_mul(2 * ELECTION_TICKS as u32);
 
 impl<T> Node<T> {
     /// Lets consensus know of a change that the state has made.
@@ -102,7 +97,7 @@ impl<T> Node<T> {
             if standing.leader == to {
                 let result = Ok(Reply::Transferred);
                 self.outputs.push(Output::Reply { ticket, result });
-            } else if self.now.saturating_sub(since) > TRANSFER_TIME {
+            } else if self.now.saturating_sub(since) > self.election_time() * 2 {
                 let result = Err(Refused::TransferTimedOut);
                 self.outputs.push(Output::Reply { ticket, result });
             } else {

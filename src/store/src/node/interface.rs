@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::command::{Change, Command};
-use crate::consensus::raft::StartError;
+use crate::consensus::raft::{ELECTION_TICKS, HEARTBEAT_TICKS, StartError};
 use crate::consensus::{BadChange, Standing};
 use crate::mvcc::write::Answer;
 use crate::peer::PeerMessage;
@@ -31,6 +31,10 @@ pub struct Options {
     pub keep_entries: u64,
     /// Bytes of one part of a state that is sent to another member.
     pub part_bytes: usize,
+    /// The shortest time-out after which a silent leader is taken for gone, in ticks ([`super::TICK`]); at least 2.
+    pub election_ticks: usize,
+    /// Time between two heartbeats, in ticks; less than that time-out.
+    pub heartbeat_ticks: usize,
     /// Random for each process.
     pub seed: u64,
 }
@@ -45,6 +49,8 @@ impl Default for Options {
             auto_compaction: AutoCompaction::Age(Duration::from_secs(3600)),
             keep_entries: 5000,
             part_bytes: 256 << 10,
+            election_ticks: ELECTION_TICKS,
+            heartbeat_ticks: HEARTBEAT_TICKS,
             seed: 0,
         }
     }

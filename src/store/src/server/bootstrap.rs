@@ -50,6 +50,13 @@ impl Bootstrap {
             _ => None,
         }
     }
+
+    /// It makes no cluster of its own by itself.
+    pub(super) fn never_founds(&mut self) {
+        if let Self::Join(joining) = self {
+            joining.founds = Some(false);
+        }
+    }
 }
 
 /// Why a member cannot begin.

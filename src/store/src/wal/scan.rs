@@ -10,7 +10,7 @@ use crate::disk::Disk;
 /// The smallest segment that is read.
 const MIN_SEGMENT_BYTES: usize = 4 << 10;
 /// The largest segment that is read.
-const MAX_SEGMENT_BYTES: usize = 64 << 20;
+pub(super) const MAX_SEGMENT_BYTES: usize = 64 << 20;
 
 /// What reading the segments in order has found so far.
 #[derive(Default)]
@@ -165,6 +165,32 @@ impl Scan {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// The entries of all valid blocks of a segment, whatever lies between them; nothing when its head is not legible.
+pub(super) fn legible_entries(bytes: &[u8]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let Ok(head) = SegmentHead::decode(bytes) else {
+        return entries;
+    };
+    let mut at = SEGMENT_HEAD_BYTES;
+    while let Some(rest) = bytes
+        .get(at..)
+        .filter(|rest| rest.len() >= block::BLOCK_HEAD_BYTES)
+    {
+        match block::decode_block(rest, head.salt) {
+            Some(block) if block.length > 0 => {
+                let records = block::decode_records(block.payload).unwrap_or_default();
+                entries.extend(records.into_iter().filter_map(|record| match record {
+                    Record::Entry(entry) => Some(entry),
+                    _ => None,
+                }));
+                at += block.length;
+            }
+            _ => at += 8,
+        }
+    }
+    entries
 }
 
 /// The number of a valid block at or after `offset` that is `expected` or later.

@@ -78,7 +78,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(&mut self) {
+    fn command(&self) -> Command {
         let words = [
             self.name.clone(),
             self.data_dir.display().to_string(),
@@ -90,12 +90,16 @@ impl Machine {
                 .as_ref()
                 .map_or("-".into(), |d| d.display().to_string()),
         ];
-        let child = Command::new(std::env::current_exe().expect("the test is a file"))
+        let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
+        command
             .args(["joining::machine_of_a_cluster", "--exact", "--nocapture"])
             .env(MACHINE, words.join(" "))
-            .stdout(Stdio::null())
-            .spawn();
-        self.process = Some(child.expect("the machine starts"));
+            .stdout(Stdio::null());
+        command
+    }
+
+    fn start(&mut self) {
+        self.process = Some(self.command().spawn().expect("the machine starts"));
     }
 
     fn kill(&mut self) {
@@ -253,6 +257,78 @@ fn machines_join_by_a_token_and_come_back_without_a_command() {
         machine.start();
     }
     machines[1].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+}
+
+/// Flips a bit of an entry in the middle of the log, with whole blocks behind it.
+fn damage_log(machine: &Machine) {
+    let path = machine.data_dir.join("wal-0000000000000001");
+    let mut bytes = std::fs::read(&path).expect("there is a log");
+    let written = bytes.iter().rposition(|b| *b != 0).expect("it is used");
+    // In a value: what fills a block up to its end is not looked at.
+    let value = bytes[written / 2..].windows(9).position(|w| w == [b'v'; 9]);
+    bytes[written / 2 + value.expect("values follow") + 4] ^= 0x10;
+    std::fs::write(&path, bytes).expect("it can be written");
+}
+
+#[test]
+fn a_member_with_a_damaged_log_fetches_its_state_from_the_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 3);
+    for machine in &mut machines {
+        machine.start();
+    }
+    let three = machines[2].wait_for(&["member", "list"], |list| voters(list).len() == 3);
+    for i in 0..40 {
+        let put = machines[2].insist(&["put", &format!("k{i}"), &"v".repeat(500)]);
+        assert_eq!(put, "OK");
+    }
+    // The first one too, which would make a cluster if its directory were just empty and no one were there.
+    for (damaged, other) in [(1, 2), (0, 1)] {
+        let name = machines[damaged].name.clone();
+        let (id, _) = voter(&three, &name).expect("it is listed");
+        machines[damaged].kill();
+        damage_log(&machines[damaged]);
+        machines[damaged].start();
+        machines[other].wait_for(&["member", "list"], |list| {
+            voters(list).len() == 3
+                && list.lines().count() == 3
+                && voter(list, &name).is_some_and(|(now, _)| now != id)
+        });
+        let all = ["get", "k", "--prefix", "--keys-only", "--consistency=s"];
+        machines[damaged].wait_for(&all, |keys| {
+            keys.lines().filter(|line| line.starts_with('k')).count() == 40
+        });
+        let kept = machines[damaged].data_dir.join("damaged");
+        assert!(kept.join("state.redb").exists(), "what there was is kept");
+    }
+}
+
+#[test]
+fn an_only_member_with_a_damaged_log_does_not_start_and_says_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 1);
+    let machine = &mut machines[0];
+    machine.start();
+    for i in 0..40 {
+        machine.insist(&["put", &format!("k{i}"), &"v".repeat(500)]);
+    }
+    machine.kill();
+    damage_log(machine);
+    let before = std::fs::read(machine.data_dir.join("wal-0000000000000001")).expect("a log");
+    let output = machine.command().stderr(Stdio::piped()).output();
+    let output = output.expect("it starts");
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "is damaged",
+        "only member",
+        "snapshot restore",
+        "wal-0000000000000001 is damaged at byte",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let after = std::fs::read(machine.data_dir.join("wal-0000000000000001")).expect("a log");
+    assert!(before == after, "nothing was touched");
 }
 
 #[test]
