@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use orlop_store::node::{AutoCompaction, Options};
+use orlop_store::node::{AutoCompaction, Options, TICK};
 use orlop_store::server::{
     self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Tls, TlsFiles, Token,
 };
@@ -18,6 +18,8 @@ enum Effect {
     Heeded,
     /// Scripts may give it; nothing comes of it.
     Accepted,
+    /// It may say what is so in any case: its default.
+    Fixed,
     /// It asks for something that there is not: it must not seem to be done.
     Refused,
 }
@@ -48,6 +50,16 @@ const fn refused(name: &'static str, switch: bool) -> Flag {
         switch,
         default: "",
         effect: Effect::Refused,
+        help: "",
+    }
+}
+
+const fn fixed(name: &'static str, default: &'static str) -> Flag {
+    Flag {
+        name,
+        switch: false,
+        default,
+        effect: Effect::Fixed,
         help: "",
     }
 }
@@ -146,6 +158,21 @@ const FLAGS: &[Flag] = &[
         "bytes of records above which writes are refused; 0 is 2 GiB",
     ),
     flag(
+        "heartbeat-interval",
+        "100",
+        "milliseconds between two signs of the leader, in hundreds",
+    ),
+    flag(
+        "election-timeout",
+        "1000",
+        "milliseconds of silence after which another one stands, in hundreds; at least 5 heartbeats",
+    ),
+    flag(
+        "snapshot-count",
+        "5000",
+        "entries kept for members that lag behind; one further behind gets the whole state",
+    ),
+    flag(
         "auto-compaction-mode",
         "periodic",
         "periodic: old revisions are given up by age; revision: by their number",
@@ -190,21 +217,18 @@ const FLAGS: &[Flag] = &[
     refused("force-new-cluster", true),
     refused("proxy", false),
     refused("wal-dir", false),
-    accepted("election-timeout"),
-    accepted("heartbeat-interval"),
-    accepted("listen-metrics-urls"),
+    refused("listen-metrics-urls", false),
     accepted("log-level"),
     accepted("log-output"),
     accepted("log-outputs"),
     accepted("log-package-levels"),
     accepted("logger"),
-    accepted("max-concurrent-streams"),
-    accepted("max-request-bytes"),
+    refused("max-concurrent-streams", false),
+    fixed("max-request-bytes", "1572864"),
     accepted("max-snapshots"),
-    accepted("max-txn-ops"),
+    fixed("max-txn-ops", "128"),
     accepted("max-wals"),
     accepted("metrics"),
-    accepted("snapshot-count"),
     accepted_switch("debug"),
     accepted_switch("enable-v2"),
     accepted_switch("enable-pprof"),
@@ -344,6 +368,15 @@ fn parse(
     {
         return Err(format!("-{} is not supported", flag.name));
     }
+    let other = |flag: &Flag, value: &Option<String>| {
+        flag.effect == Effect::Fixed
+            && value
+                .as_ref()
+                .is_some_and(|v| !v.is_empty() && v != flag.default)
+    };
+    if let Some((flag, _)) = FLAGS.iter().zip(&values).find(|(f, v)| other(f, v)) {
+        return Err(format!("-{}: {} is all there is", flag.name, flag.default));
+    }
     let value = |name: &str| {
         let place = FLAGS.iter().position(|f| f.name == name);
         place
@@ -425,6 +458,14 @@ fn parse(
         )?,
         ..Options::default()
     };
+    (options.heartbeat_ticks, options.election_ticks) =
+        timing(&value("heartbeat-interval"), &value("election-timeout"))?;
+    let kept = value("snapshot-count");
+    match kept.parse() {
+        Ok(0) => {}
+        Ok(entries) => options.keep_entries = entries,
+        Err(_) => return Err(format!("invalid value {kept:?} for flag -snapshot-count")),
+    }
     match quota {
         0 => {}
         // etcd takes a negative one for none.
@@ -451,6 +492,29 @@ fn parse(
         ));
     }
     Ok(Parsed::Run(Box::new(settings)))
+}
+
+/// Heartbeats and elections, in ticks of 100 ms, within etcd's bounds.
+fn timing(heartbeat: &str, election: &str) -> Result<(usize, usize), String> {
+    const TICK_MS: usize = TICK.as_millis() as usize;
+    const MAX_ELECTION_MS: usize = 50_000;
+    let ticks = |name: &str, text: &str| {
+        let ms = text.parse().ok();
+        ms.filter(|ms: &usize| *ms > 0 && ms.is_multiple_of(TICK_MS))
+            .map(|ms| ms / TICK_MS)
+            .ok_or_else(|| format!("-{name} takes hundreds of milliseconds, not {text:?}"))
+    };
+    let heartbeats = ticks("heartbeat-interval", heartbeat)?;
+    let elections = ticks("election-timeout", election)?;
+    if elections < heartbeats.saturating_mul(5) {
+        return Err("-election-timeout must be at least 5 times -heartbeat-interval".into());
+    }
+    if elections > MAX_ELECTION_MS / TICK_MS {
+        return Err(format!(
+            "-election-timeout must be at most {MAX_ELECTION_MS}"
+        ));
+    }
+    Ok((heartbeats, elections))
 }
 
 /// How the member finds its cluster, if there is a token.
@@ -749,6 +813,22 @@ mod tests {
     }
 
     #[test]
+    fn times_and_kept_entries_are_heeded() {
+        let args = [
+            "--heartbeat-interval=500",
+            "--election-timeout=5000",
+            "--snapshot-count=7",
+        ];
+        let options = parsed(&args).expect("they are fine").options;
+        assert_eq!((options.heartbeat_ticks, options.election_ticks), (5, 50));
+        assert_eq!(options.keep_entries, 7);
+        let options = parsed(&["--max-txn-ops=128", "--pre-vote"])
+            .expect("that is so")
+            .options;
+        assert_eq!((options.heartbeat_ticks, options.election_ticks), (1, 10));
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (args, part) in [
             (&["--no-such-flag"][..], "not defined: -no-such-flag"),
@@ -774,6 +854,16 @@ mod tests {
                 "http://example.org:1",
             ),
             (&["--quota-backend-bytes=many"], "many"),
+            (&["--heartbeat-interval=50"], "-heartbeat-interval"),
+            (&["--election-timeout=soon"], "soon"),
+            (&["--election-timeout=400"], "5 times"),
+            (&["--election-timeout=60000"], "50000"),
+            (&["--snapshot-count=x"], "-snapshot-count"),
+            (&["--max-txn-ops=256"], "128 is all there is"),
+            (
+                &["--listen-metrics-urls=http://127.0.0.1:1"],
+                "not supported",
+            ),
             (
                 &["--initial-cluster", "default=http://a:1,other=http://b:1"],
                 "http://a:1",
