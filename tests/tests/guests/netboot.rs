@@ -145,7 +145,7 @@ fn a_netbooted_machine_runs_in_memory_and_installs_itself() {
     skiff.need("without them it installs itself and reboots into the disk", |guest| {
         crate::reset::restart(
             guest,
-            "sudo sh -c 'head -c 1M /dev/zero >/dev/vda; systemctl start orlop-install.service'",
+            "sudo sh -c 'dd if=/dev/zero of=/dev/vda bs=1M count=1; systemctl start orlop-install.service'",
         )
     });
     serves_its_page(&mut skiff);

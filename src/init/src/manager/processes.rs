@@ -394,6 +394,11 @@ impl Manager {
         let Some(id) = self.unit_of(message.pid) else {
             return;
         };
+        // That its program runs is heard first: of what is not started yet, nothing that is said counts.
+        let run = self.entry(id).and_then(|entry| entry.run.as_ref());
+        if let Some(main) = run.and_then(|run| run.main) {
+            self.hear_start(main);
+        }
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return;
         };
