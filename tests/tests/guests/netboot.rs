@@ -107,7 +107,6 @@ fn serves_its_page(scenario: &mut Scenario) {
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn a_netbooted_machine_runs_in_memory_and_installs_itself() {
     let mut server = None;
     let mut skiff = Scenario::start("test-netboot", "#cloud-config\n", |machine| {
