@@ -72,6 +72,10 @@ pub fn run() -> ExitCode {
     for problem in mounts::mount_all() {
         kmsg::write(Priority::Warning, "orlop", &problem);
     }
+    if let Err(err) = raise_descriptor_limit() {
+        let text = format!("cannot have more than 1024 descriptors: {err}");
+        kmsg::write(Priority::Warning, "orlop", &text);
+    }
     if let Err(err) = nix::sys::reboot::set_cad_enabled(false) {
         // Not so on a real machine: in a container Ctrl-Alt-Del is somebody else's.
         kmsg::write(
@@ -82,6 +86,19 @@ pub fn run() -> ExitCode {
     }
     times::record("init.mounts", began_ns);
     ended(pid1::Pid1::new().and_then(pid1::Pid1::run))
+}
+
+/// PID 1 keeps several descriptors for each unit, and the kernel starts it with room for 1024: it takes all that a process may have.
+fn raise_descriptor_limit() -> std::io::Result<()> {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1 << 20);
+    Ok(nix::sys::resource::setrlimit(
+        nix::sys::resource::Resource::RLIMIT_NOFILE,
+        most,
+        most,
+    )?)
 }
 
 /// PID 1 cannot go on.

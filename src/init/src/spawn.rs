@@ -18,6 +18,14 @@ use crate::accounts;
 /// The search path for programs named without one, and the environment's `PATH`.
 pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What services have without `LimitNOFILE=`, whatever PID 1 has: programs that still use select(2) take harm above 1024, and others may
+/// raise it themselves (systemd-system.conf(5), `DefaultLimitNOFILE=`).
+const DESCRIPTORS: Limit = Limit {
+    resource: nix::libc::RLIMIT_NOFILE,
+    soft: 1024,
+    hard: 524_288,
+};
+
 /// Why a process could not be started.
 #[derive(Debug)]
 pub struct Failure {
@@ -118,14 +126,13 @@ pub fn start(
         pid_variables.push("WATCHDOG_PID");
     }
     let envp = strings(environment.iter().map(|(k, v)| format!("{k}={v}")))?;
-    let limits: Vec<Limit> = service
-        .limits
-        .iter()
-        .map(|l| Limit {
+    // The later one of a kind counts.
+    let limits: Vec<Limit> = std::iter::once(DESCRIPTORS)
+        .chain(service.limits.iter().map(|l| Limit {
             resource: l.resource.number,
             soft: l.soft.unwrap_or(u64::MAX),
             hard: l.hard.unwrap_or(u64::MAX),
-        })
+        }))
         .collect();
     let mut exec = Exec {
         envp,
