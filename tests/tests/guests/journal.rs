@@ -102,7 +102,6 @@ fn hears(scenario: &mut Scenario, sentence: &str, heard: &Heard, parts: &[&str])
 }
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn the_journal_holds_what_was_said_whatever_happens() {
     let (syslog_port, syslog) = listen(&[]);
     let (loki_port, loki) = listen(&["503 Service Unavailable", "204 No Content"]);
