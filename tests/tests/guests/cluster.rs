@@ -16,7 +16,6 @@ const PAGE_AWAY: Duration = Duration::from_secs(25);
 const DECISION_S: u64 = 22;
 
 #[test]
-#[ignore = "not yet seen to pass as a whole; make torture runs it"]
 fn three_machines_keep_a_page_when_one_loses_its_power() {
     three_machines("test-cluster", Duration::from_secs(20), false);
 }
