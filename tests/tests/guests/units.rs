@@ -222,11 +222,11 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
         &as_root(
             "printf '[Service]\\nExecStart=/bin/sleep 1000000\\n' >/run/systemd/system/many@.service
              descriptors=$(ls /proc/1/fd | wc -l); from=$(cut -d. -f1 /proc/uptime)
-             systemctl --no-block start $(seq -f 'many@%g.service' 1000)
+             systemctl --no-block start many@{1..1000}.service
              until_true '[ $(cat /sys/fs/cgroup/system.slice/many@*/cgroup.procs 2>/dev/null | wc -l) = 1000 ]' && echo up
              until_true '[ $(systemctl list-units | grep -c \"^many@.*active\") = 1000 ]' && echo known
              awk '/^Rss:/ { print ($2 < 24576) ? \"small\" : $2 }' /proc/1/smaps_rollup
-             systemctl --no-block stop $(seq -f 'many@%g.service' 1000)
+             systemctl --no-block stop many@{1..1000}.service
              until_true '[ $(ls -d /sys/fs/cgroup/system.slice/many@* 2>/dev/null | wc -l) = 0 ]' && echo down
              ps | grep -c '[s]leep 1000000'
              until_true '[ $(ls /proc/1/fd | wc -l) -le $((descriptors + 2)) ]' && echo closed
@@ -242,11 +242,11 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
         &as_root(
             "printf '[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nExecStart=/bin/false\\nRestart=always\\nRestartSec=0\\nStandardOutput=null\\n' >/run/systemd/system/flap@.service
              systemctl daemon-reload; descriptors=$(ls /proc/1/fd | wc -l); processes=$(ls -d /proc/[0-9]* | wc -l)
-             systemctl --no-block start $(seq -f 'flap@%g.service' 10)
+             systemctl --no-block start flap@{1..10}.service
              total() { n=0; for i in $(seq 10); do n=$((n + $(show flap@$i.service NRestarts))); done; echo $n; }
              tries=1800; until [ $(total) -ge 10000 ] || [ $tries = 0 ]; do tries=$((tries - 1)); sleep 1; done
              [ $(total) -ge 10000 ] && echo restarted
-             systemctl stop $(seq -f 'flap@%g.service' 10)
+             systemctl stop flap@{1..10}.service
              until_true '[ $(ls /proc/1/fd | wc -l) -le $((descriptors + 2)) ]' && echo closed
              until_true '[ $(ls -d /proc/[0-9]* | wc -l) -le $((processes + 2)) ]' && echo reaped
              ls -d /sys/fs/cgroup/system.slice/flap@* 2>/dev/null | wc -l",
