@@ -228,7 +228,7 @@ fn torture_a_thousand_units_and_ten_thousand_restarts() {
              awk '/^Rss:/ { print ($2 < 24576) ? \"small\" : $2 }' /proc/1/smaps_rollup
              systemctl --no-block stop many@{1..1000}.service
              until_true '[ $(ls -d /sys/fs/cgroup/system.slice/many@* 2>/dev/null | wc -l) = 0 ]' && echo down
-             ps | grep -c '[s]leep 1000000'
+             pgrep -xf '/bin/sleep 1000000' | wc -l
              until_true '[ $(ls /proc/1/fd | wc -l) -le $((descriptors + 2)) ]' && echo closed
              echo \"in $(($(cut -d. -f1 /proc/uptime) - from)) s\" >&2",
         ),
