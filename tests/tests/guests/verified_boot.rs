@@ -32,7 +32,7 @@ write_files:
       freeze=/sys/fs/cgroup/frozen store=/sys/fs/cgroup/system.slice/orlop-store.service
       case \" $(cat /proc/cmdline) \" in
       *' fault=unit '*) exit 1 ;;
-      *' fault=store '*) until [ -s $store/cgroup.procs ]; do sleep 1; done; echo 1 > $store/cgroup.freeze ;;
+      *' fault=store '*) until grep -q . $store/cgroup.procs; do sleep 0.2; done; echo 1 > $store/cgroup.freeze ;;
       *' fault=panic '*) echo c > /proc/sysrq-trigger ;;
       *' fault=hang '*) mkdir $freeze && echo 1 > $freeze/cgroup.procs && echo 1 > $freeze/cgroup.freeze ;;
       esac
