@@ -183,6 +183,13 @@ impl Scenario {
         });
     }
 
+    /// A check of one command: it succeeds, and prints just these lines.
+    pub fn prints(&mut self, sentence: &str, command: &str, lines: &[&str]) {
+        self.command(sentence, command, |text| {
+            text.lines().eq(lines.iter().copied())
+        });
+    }
+
     /// A check of one command that may need time until its output is right.
     pub fn command_becomes(
         &mut self,

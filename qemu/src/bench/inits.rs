@@ -169,17 +169,12 @@ fn systemd(services: usize) -> Rival<'static> {
             "/etc/systemd/system/sysinit.target.wants/systemd-journald.service",
             format!("{units}/systemd-journald.service"),
         ));
-    }
-    let sockets: &[&str] = if keeps_output(services) {
-        &["systemd-journald.socket", "systemd-journald-dev-log.socket"]
-    } else {
-        &[]
-    };
-    for socket in sockets {
-        links.push(link(
-            format!("/etc/systemd/system/sockets.target.wants/{socket}"),
-            format!("{units}/{socket}"),
-        ));
+        for socket in ["systemd-journald.socket", "systemd-journald-dev-log.socket"] {
+            links.push(link(
+                format!("/etc/systemd/system/sockets.target.wants/{socket}"),
+                format!("{units}/{socket}"),
+            ));
+        }
     }
     for number in 1..=services {
         links.push(link(

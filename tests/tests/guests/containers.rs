@@ -31,9 +31,7 @@ fn as_root(script: &str) -> String {
 
 /// Runs `script` as root; it prints just these lines.
 fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str]) {
-    scenario.command(sentence, &as_root(script), |text| {
-        text.lines().eq(lines.iter().copied())
-    });
+    scenario.prints(sentence, &as_root(script), lines);
 }
 
 #[test]

@@ -114,9 +114,7 @@ fn as_root(script: &str) -> String {
 
 /// Runs `script` as root; it prints just these lines.
 fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str]) {
-    scenario.command(sentence, &as_root(script), |text| {
-        text.lines().eq(lines.iter().copied())
-    });
+    scenario.prints(sentence, &as_root(script), lines);
 }
 
 /// Runs a program of the host that has to succeed.

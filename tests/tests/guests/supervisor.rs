@@ -27,9 +27,7 @@ fn says(scenario: &mut Scenario, sentence: &str, script: &str, parts: &[&str]) {
 
 /// Runs `script` as root; it prints just these lines.
 fn prints(scenario: &mut Scenario, sentence: &str, script: &str, lines: &[&str]) {
-    scenario.command(sentence, &as_root(script), |text| {
-        text.lines().eq(lines.iter().copied())
-    });
+    scenario.prints(sentence, &as_root(script), lines);
 }
 
 fn let_in(scenario: &mut Scenario) {
