@@ -153,7 +153,7 @@ const MISSING: &[(&str, &str)] = &[
 struct Failure {
     code: u8,
     message: String,
-    /// The message is not headed with `Error:`.
+    /// The message stands for itself, without the heading of errors.
     plain: bool,
 }
 
@@ -169,18 +169,19 @@ impl Failure {
     }
 
     /// With a message that stands for itself, or none.
-    fn silent(code: u8, message: String) -> Self {
+    fn plain(code: u8, message: impl Into<String>) -> Self {
         Self {
             plain: true,
             ..Self::new(code, message)
         }
     }
 
-    fn end(self) -> ExitCode {
+    /// Says it behind `heading`, and gives its exit code.
+    fn end(self, heading: &str) -> ExitCode {
         match (self.plain, self.message.as_str()) {
             (true, "") => {}
             (true, message) => eprintln!("{message}"),
-            (false, message) => eprintln!("Error: {message}"),
+            (false, message) => eprintln!("{heading}{message}"),
         }
         ExitCode::from(self.code)
     }
@@ -306,7 +307,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
     match run_v3(&words) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.end(),
+        Err(failure) => failure.end("Error: "),
     }
 }
 

@@ -195,7 +195,7 @@ pub(super) fn status(call: &Call) -> Outcome {
     })?;
     match failed {
         None => Ok(()),
-        Some(_) => Err(Failure::silent(1, String::new())),
+        Some(_) => Err(Failure::plain(1, "")),
     }
 }
 
@@ -262,7 +262,7 @@ pub(super) fn defrag(call: &Call) -> Outcome {
         }
     }
     match failed {
-        true => Err(Failure::silent(1, String::new())),
+        true => Err(Failure::plain(1, "")),
         false => Ok(()),
     }
 }

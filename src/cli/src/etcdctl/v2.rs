@@ -15,6 +15,7 @@ use super::flags::{self, Flag, Given, Until};
 use super::keys::word_or_input;
 use super::print::say;
 use super::text::Json;
+use super::{Failure, Outcome};
 use http::{Http, escaped, form};
 
 const GLOBAL: &[Flag] = &[
@@ -100,56 +101,21 @@ const VERBS: &[Verb] = &[
     verb("cluster-health", "", &[FOREVER], cluster::health),
 ];
 
-/// Why a command failed, and etcd's exit code for it: 1 a wrong call, 2 no connection, 4 the store says no, 5 not healthy.
-#[derive(Debug)]
-struct Failure {
-    code: u8,
-    message: String,
-    plain: bool,
-}
-
-type Outcome = Result<(), Failure>;
-
-impl Failure {
-    fn new(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            plain: false,
-        }
-    }
-
-    /// With a message that stands for itself, or none.
-    fn plain(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            plain: true,
-            ..Self::new(code, message)
-        }
-    }
-}
-
 struct Call {
     global: Given,
     given: Given,
     http: Http,
 }
 
-/// Runs `etcdctl` for the v2 API.
+/// Runs `etcdctl` for the v2 API. Exit codes are etcd's: 1 a wrong call, 2 no connection, 4 the store says no, 5 not healthy.
 pub(super) fn run(words: &[String]) -> ExitCode {
     match prepare(words).and_then(|prepared| match prepared {
         Some((verb, call)) => (verb.run)(&call),
         None => Ok(()),
     }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            match (failure.plain, failure.message.as_str()) {
-                (true, "") => {}
-                (true, message) => eprintln!("{message}"),
-                // etcd's has two spaces.
-                (false, message) => eprintln!("Error:  {message}"),
-            }
-            ExitCode::from(failure.code)
-        }
+        // etcd's has two spaces.
+        Err(failure) => failure.end("Error:  "),
     }
 }
 

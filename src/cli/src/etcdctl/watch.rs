@@ -260,7 +260,7 @@ fn run_for(program: &[String], answer: &pb::WatchResponse) -> Outcome {
             Err(err) => err.to_string(),
         };
         let words = program.join(" ");
-        return Err(Failure::silent(
+        return Err(Failure::plain(
             1,
             format!("command [{words}] error ({failed})"),
         ));
