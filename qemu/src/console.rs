@@ -98,14 +98,22 @@ impl Shell {
         })
     }
 
+    /// Presses keys, for what is no shell: the firmware, the loader's menu.
+    ///
+    /// # Errors
+    /// QEMU is gone.
+    pub fn press(&mut self, keys: &str) -> Result<()> {
+        self.stream
+            .write_all(keys.as_bytes())
+            .context("type on the console")
+    }
+
     /// Leaves the shell.
     ///
     /// # Errors
     /// QEMU is gone.
     pub fn leave(mut self) -> Result<()> {
-        self.stream
-            .write_all(b"exit\n")
-            .context("type on the console")
+        self.press("exit\n")
     }
 
     /// Types `command` and gives what it printed, once the shell says that it is done.

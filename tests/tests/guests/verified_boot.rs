@@ -195,7 +195,10 @@ fn a_root_with_a_flipped_bit_is_not_entered() {
     runs_well(
         &mut hull,
         "0.1.0",
-        &[("0.2.0", "data block 0 is corrupted")],
+        &[
+            ("0.2.0", "data block 0 is corrupted"),
+            ("0.3.0", "its image"),
+        ],
     );
     hull.power_off();
     hull.finish();
