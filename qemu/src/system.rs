@@ -227,16 +227,16 @@ impl SystemDisk {
         Ok(command)
     }
 
-    /// A part of a slot's image, as one that was cut off.
+    /// The first `percent` of a slot's image, as one that was cut off.
     ///
     /// # Errors
     /// The image cannot be read, or the part written.
-    pub fn cut_image(slot: &Slot, to: &Path) -> Result<()> {
+    pub fn cut_image(slot: &Slot, percent: usize, to: &Path) -> Result<()> {
         let image =
             std::fs::read(&slot.uki).with_context(|| format!("read {}", slot.uki.display()))?;
-        let half = image.get(..image.len() / 2).unwrap_or_default();
+        let kept = image.get(..image.len() / 100 * percent).unwrap_or_default();
         File::create(to)
-            .and_then(|mut file| file.write_all(half))
+            .and_then(|mut file| file.write_all(kept))
             .with_context(|| format!("write {}", to.display()))
     }
 }

@@ -42,7 +42,7 @@ pub fn sections(read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<Sect
     }
     let table = pe + 24 + u64::from(u16_at(&header, 20)?);
     let bytes = read(table, usize::from(count) * 40)?;
-    bytes
+    let sections: Vec<Section> = bytes
         .chunks_exact(40)
         .map(|section| {
             Some(Section {
@@ -52,7 +52,12 @@ pub fn sections(read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<Sect
                 file_offset: u32_at(section, 20)?,
             })
         })
-        .collect()
+        .collect::<Option<_>>()?;
+    let is_whole = |section: &Section| {
+        let last = u64::from(section.file_offset) + u64::from(section.file_size.saturating_sub(1));
+        section.file_size == 0 || read(last, 1).is_some()
+    };
+    sections.iter().all(is_whole).then_some(sections)
 }
 
 /// The text of a section such as `.cmdline`, up to its first zero; `None` when the file has no such section, or only a part
@@ -137,6 +142,14 @@ mod tests {
     fn a_file_that_ends_too_soon_has_no_text() {
         let file = file();
         assert_eq!(text(&of(&file[..0x1c4]), ".cmdline"), None);
+    }
+
+    #[test]
+    fn a_file_that_ends_in_another_section_has_no_text() {
+        let mut file = file();
+        file[0x68 + 20..0x68 + 24].copy_from_slice(&0x1e0_u32.to_le_bytes());
+        assert_eq!(text(&of(&file), ".cmdline").unwrap(), "roothash=ab");
+        assert_eq!(text(&of(&file[..0x1ff]), ".cmdline"), None);
     }
 
     proptest! {

@@ -213,9 +213,12 @@ impl Search {
                 match start.entries.iter().find(of_hash).cloned() {
                     // The root of another disk's loader.
                     None => return Ok(None),
-                    Some(entry) => start
-                        .begin(&entry, root_hash, true, &mut trials)
-                        .map(|booted| (booted, None)),
+                    Some(entry) => {
+                        start.give_up_damaged(&mut trials);
+                        start
+                            .begin(&entry, root_hash, true, &mut trials)
+                            .map(|booted| (booted, None))
+                    }
                 }
             }
             None => start.choose(&mut trials).map(|(b, found)| (b, Some(found))),
@@ -232,6 +235,9 @@ impl Search {
         Ok(found)
     }
 }
+
+/// Why a version is given up whose image is no image, or ends too soon.
+const DAMAGED: &str = "its image on the EFI system partition is damaged";
 
 /// What a start is chosen from.
 struct Start<'a> {
@@ -265,10 +271,19 @@ impl Start<'_> {
         }
     }
 
+    /// Gives up the versions that the loader had to pass over, which it does without a word.
+    fn give_up_damaged(&self, trials: &mut Trials) {
+        let is_left = |entry: &&Entry| entry.standing() != Standing::Bad;
+        for entry in self.entries.iter().filter(is_left) {
+            if self.esp.root_hash(entry).is_none() {
+                log::error!("boot: {}", chain(&self.give_up(entry, DAMAGED, trials)));
+            }
+        }
+    }
+
     fn try_entry(&self, entry: &Entry, trials: &mut Trials) -> Result<(Booted, Found), SlotError> {
         let Some(root_hash) = self.esp.root_hash(entry) else {
-            let reason = "its image on the EFI system partition is damaged";
-            return Err(self.give_up(entry, reason, trials));
+            return Err(self.give_up(entry, DAMAGED, trials));
         };
         let Some(found) = partitions(self.disk, root_hash)? else {
             let reason = format!("{} has no partition of its root", self.disk.node.display());

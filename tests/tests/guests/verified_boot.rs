@@ -188,7 +188,7 @@ fn a_root_with_a_flipped_bit_is_not_entered() {
         // An image that was cut off is none.
         let cut = machine.directory.join("cut.efi");
         let slot = &disk.slots[1];
-        SystemDisk::cut_image(slot, &cut)?;
+        SystemDisk::cut_image(slot, 50, &cut)?;
         disk.put(&cut, "EFI/Linux/orlop_0.3.0+3.efi")
     });
     is_given_up(&mut hull, "0.2.0", "dm-verity device corrupted");
@@ -209,7 +209,7 @@ fn without_a_loader_the_boot_stage_chooses() {
     let versions = [fresh("0.1.0", ""), fresh("0.2.0", "")];
     let mut hull = machine("test-direct", false, &versions, |machine, disk| {
         let cut = machine.directory.join("cut.efi");
-        SystemDisk::cut_image(&disk.slots[1], &cut)?;
+        SystemDisk::cut_image(&disk.slots[1], 50, &cut)?;
         disk.put(&cut, "EFI/Linux/orlop_0.3.0+3.efi")?;
         disk.lose(4)?;
         disk.damage_table()
@@ -260,6 +260,22 @@ fn torture_a_hash_tree_with_a_flipped_bit() {
         disk.flip("root-b-verity", 4096 + 7)
     });
     falls_back(hull, "dm-verity device corrupted");
+}
+
+#[test]
+#[ignore = "torture"]
+fn torture_an_image_that_lost_its_end() {
+    let versions = [good("0.1.0")];
+    let mut hull = machine("test-cut-image", true, &versions, |machine, disk| {
+        let cut = machine.directory.join("cut.efi");
+        SystemDisk::cut_image(&disk.slots[0], 95, &cut)?;
+        disk.put(&cut, "EFI/Linux/orlop_0.3.0+3.efi")
+    });
+    let reason = "its image on the EFI system partition is damaged";
+    is_given_up(&mut hull, "0.3.0", reason);
+    runs_well(&mut hull, "0.1.0", &[("0.3.0", reason)]);
+    hull.power_off();
+    hull.finish();
 }
 
 #[test]
