@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use orlop_config::{LogScheme, Machine};
-use orlop_journal::forward::{self, Destination, Protocol, Settings};
+use orlop_config::{LogScheme, Machine, Sourced};
+use orlop_journal::forward::{self, Destination, Protocol, Settings, Tls};
 use orlop_journal::{segments, writer};
 
 /// The compiled configuration.
@@ -51,6 +51,10 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn path(value: &Option<Sourced<String>>) -> Option<PathBuf> {
+    value.as_ref().map(|path| PathBuf::from(&path.value))
+}
+
 fn destinations(machine: &Machine) -> Vec<Destination> {
     let named = machine.journal.forward.iter().filter_map(|forward| {
         let target = &forward.to.as_ref()?.value;
@@ -58,9 +62,13 @@ fn destinations(machine: &Machine) -> Vec<Destination> {
             name: target.to_string(),
             protocol: match target.scheme {
                 LogScheme::Udp => Protocol::SyslogUdp,
-                LogScheme::Tcp => Protocol::SyslogTcp,
-                LogScheme::Http => Protocol::Loki,
+                LogScheme::Tcp | LogScheme::Tls => Protocol::SyslogTcp,
+                LogScheme::Http | LogScheme::Https => Protocol::Loki,
             },
+            tls: target.scheme.is_secure().then(|| Tls {
+                authority: path(&forward.trusted_ca_file),
+                certificate: path(&forward.cert_file).zip(path(&forward.key_file)),
+            }),
             host: target.host.clone(),
             port: target.port,
             path: target.path.clone(),

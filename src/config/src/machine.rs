@@ -224,8 +224,14 @@ record! {
 record! {
     /// A machine that gets the log.
     pub struct Forward {
-        /// Where it is, and what it speaks: udp:// or tcp:// for syslog (RFC 5424), http:// for Loki.
+        /// Where it is, and what it speaks: udp://, tcp:// or tls:// for syslog (RFC 5424), http:// or https:// for Loki.
         pub to: Option<Sourced<LogTarget>>,
+        /// The file of the authorities that sign its certificate, where it speaks TLS; the public ones when not given.
+        pub trusted_ca_file: Option<Sourced<String>>,
+        /// The file of the certificate that is shown to it.
+        pub cert_file: Option<Sourced<String>>,
+        /// The file of that certificate's key.
+        pub key_file: Option<Sourced<String>>,
         /// The least urgent priority that is sent; info when not given.
         pub priority: Option<Sourced<LogPriority>>,
     }
@@ -233,7 +239,19 @@ record! {
 
 impl Item for Forward {
     fn lacks(&self) -> Option<&'static str> {
-        self.to.is_none().then_some("to")
+        let Some(to) = &self.to else {
+            return Some("to");
+        };
+        let is_secure = to.value.scheme.is_secure();
+        let files = [&self.trusted_ca_file, &self.cert_file, &self.key_file];
+        match (&self.cert_file, &self.key_file) {
+            _ if !is_secure && files.iter().any(|file| file.is_some()) => {
+                Some("to: certificates need tls:// or https://")
+            }
+            (Some(_), None) => Some("key_file for its cert_file"),
+            (None, Some(_)) => Some("cert_file for its key_file"),
+            _ => None,
+        }
     }
 
     fn is_replaced_by(&self, later: &Self) -> bool {

@@ -9,6 +9,7 @@ mod cursor;
 mod loki;
 mod send;
 mod syslog;
+mod tls;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::reader::{self, Item, Journal, Record};
 use backoff::Backoff;
 use cursor::Cursor;
 use send::{Failure, Sender};
+pub use tls::Tls;
 
 /// Records are sent in batches of at most so many …
 const BATCH_RECORDS: usize = 500;
@@ -55,6 +57,8 @@ pub struct Destination {
     pub port: u16,
     /// The path of the HTTP request.
     pub path: String,
+    /// What TLS needs, where it is spoken; datagrams have none.
+    pub tls: Option<Tls>,
     /// Only records of this priority and more urgent ones are sent: 0 to 7.
     pub priority_max: u8,
 }

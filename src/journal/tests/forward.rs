@@ -1,14 +1,20 @@
 //! Forwarding to servers that are slow, away, or do not want it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_journal::clock::Moment;
 use orlop_journal::entry::{Entry, Id, Transport};
-use orlop_journal::forward::{self, Destination, Protocol, Settings};
+use orlop_journal::forward::{self, Destination, Protocol, Settings, Tls};
 use orlop_journal::store::{Options, Store};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,6 +43,10 @@ fn log(store: &mut Store, priority: u8, text: &str) {
 
 /// Starts the role in a thread, which ends with this process.
 fn forward(work: &TempDir, protocol: Protocol, port: u16) {
+    forward_with(work, protocol, port, None);
+}
+
+fn forward_with(work: &TempDir, protocol: Protocol, port: u16, tls: Option<Tls>) {
     let settings = Settings {
         directory: work.path().join("journal"),
         cursors: work.path().join("cursors"),
@@ -55,6 +65,7 @@ fn forward(work: &TempDir, protocol: Protocol, port: u16) {
         host: "logs.test".to_owned(),
         port,
         path: String::new(),
+        tls,
         priority_max: 6,
     };
     std::thread::spawn(move || forward::run(&settings, &[destination]));
@@ -80,7 +91,7 @@ fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
 }
 
 /// The next message with its length before it.
-fn counted(stream: &mut BufReader<TcpStream>) -> String {
+fn counted(stream: &mut impl BufRead) -> String {
     let mut length = Vec::new();
     stream.read_until(b' ', &mut length).unwrap();
     let length = String::from_utf8(length).unwrap();
@@ -182,9 +193,8 @@ fn what_the_journal_gave_up_meanwhile_is_counted() {
     }
 }
 
-/// Answers one request; its path and body.
-fn answer(listener: &TcpListener, status: &str) -> (String, Value) {
-    let mut stream = accept(listener);
+/// Reads one request; its first line and body.
+fn request(stream: &mut impl BufRead) -> (String, Value) {
     let (mut head, mut length) = (String::new(), 0);
     let mut first = String::new();
     stream.read_line(&mut first).unwrap();
@@ -197,9 +207,16 @@ fn answer(listener: &TcpListener, status: &str) -> (String, Value) {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).unwrap();
+    (first, serde_json::from_slice(&body).unwrap())
+}
+
+/// Answers one request; its first line and body.
+fn answer(listener: &TcpListener, status: &str) -> (String, Value) {
+    let mut stream = accept(listener);
+    let asked = request(&mut stream);
     let mut stream = stream.into_inner();
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").unwrap();
-    (first, serde_json::from_slice(&body).unwrap())
+    asked
 }
 
 fn lines(body: &Value) -> Vec<&str> {
@@ -235,4 +252,144 @@ fn loki_gets_a_batch_again_until_it_takes_it_and_a_refused_one_holds_nothing_up(
     wait_for_cursor(&work, 3);
     log(&mut store, 6, "three");
     assert_eq!(lines(&answer(&listener, "204 No Content").1), ["three"]);
+}
+
+/// An authority and what it signs.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// A certificate for `name` and its key, in PEM.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// A server that takes clients whose certificates are this authority's.
+    fn server(&self) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap();
+        let mut clients = RootCertStore::empty();
+        clients.add(der).unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
+        let (certificate, key) = self.sign("logs.test");
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            );
+        Arc::new(server.unwrap())
+    }
+}
+
+type Secure = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+
+/// The next connection, when both sides agree.
+fn agree(listener: &TcpListener, server: &Arc<ServerConfig>) -> std::io::Result<Secure> {
+    let mut socket = accept(listener).into_inner();
+    let mut connection = ServerConnection::new(Arc::clone(server)).unwrap();
+    while connection.is_handshaking() || connection.wants_write() {
+        if let Err(err) = connection.complete_io(&mut socket) {
+            // What it objects to is still to be told.
+            let _ = connection.write_tls(&mut socket);
+            return Err(err);
+        }
+    }
+    Ok(BufReader::new(StreamOwned::new(connection, socket)))
+}
+
+#[test]
+fn with_tls_nothing_is_sent_before_both_certificates_are_right() {
+    let work = TempDir::new().unwrap();
+    let mut store = store(&work.path().join("journal"), 1 << 20);
+    log(&mut store, 6, "confidential");
+    let (ours, other) = (Authority::new(), Authority::new());
+    let put = |name: &str, text: &str| std::fs::write(work.path().join(name), text).unwrap();
+    let (certificate, key) = other.sign("deck");
+    put("ca.pem", &other.pem);
+    put("cert.pem", &certificate);
+    put("key.pem", &key);
+    let server = ours.server();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = Tls {
+        authority: Some(work.path().join("ca.pem")),
+        certificate: Some((work.path().join("cert.pem"), work.path().join("key.pem"))),
+    };
+    forward_with(&work, Protocol::SyslogTcp, address.port(), Some(tls));
+    // The server's authority is not known to the client.
+    assert!(agree(&listener, &server).is_err());
+    put("ca.pem", &ours.pem);
+    // The client's authority is not known to the server, which says so after the client has done its part.
+    for _ in 0..3 {
+        assert!(agree(&listener, &server).is_err());
+    }
+    assert_eq!(saved(&work), None, "it is not taken for sent");
+    let (certificate, key) = ours.sign("deck");
+    put("key.pem", &key);
+    put("cert.pem", &certificate);
+    let mut stream = loop {
+        // A connection may have been begun with the old files.
+        if let Ok(stream) = agree(&listener, &server) {
+            break stream;
+        }
+    };
+    assert!(counted(&mut stream).ends_with("] confidential"));
+    wait_for_cursor(&work, 1);
+    // A server that ends the connection in order gets the next line by another one.
+    stream.get_mut().conn.send_close_notify();
+    stream.get_mut().flush().unwrap();
+    log(&mut store, 6, "more");
+    let mut next = agree(&listener, &server).unwrap();
+    assert!(counted(&mut next).ends_with("] more"));
+}
+
+#[test]
+fn loki_is_pushed_to_over_tls() {
+    let work = TempDir::new().unwrap();
+    let mut store = store(&work.path().join("journal"), 1 << 20);
+    log(&mut store, 6, "one");
+    let ours = Authority::new();
+    let (certificate, key) = ours.sign("deck");
+    for (name, text) in [
+        ("ca.pem", &ours.pem),
+        ("cert.pem", &certificate),
+        ("key.pem", &key),
+    ] {
+        std::fs::write(work.path().join(name), text).unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = Tls {
+        authority: Some(work.path().join("ca.pem")),
+        certificate: Some((work.path().join("cert.pem"), work.path().join("key.pem"))),
+    };
+    let port = listener.local_addr().unwrap().port();
+    forward_with(&work, Protocol::Loki, port, Some(tls));
+    let mut stream = agree(&listener, &ours.server()).unwrap();
+    let (_, body) = request(&mut stream);
+    assert_eq!(lines(&body), ["one"]);
+    let stream = stream.get_mut();
+    write!(stream, "HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    wait_for_cursor(&work, 1);
 }

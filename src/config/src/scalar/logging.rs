@@ -17,18 +17,35 @@ pub enum LogScheme {
     Udp,
     /// Syslog over a stream.
     Tcp,
+    /// Syslog over TLS.
+    Tls,
     /// Loki's push API.
     Http,
+    /// The same over TLS.
+    Https,
 }
 
-/// The schemes, with the port of each where none is given (RFC 5426, RFC 6587, Loki).
-const SCHEMES: [(&str, LogScheme, u16); 3] = [
+impl LogScheme {
+    /// Whether there are certificates.
+    #[must_use]
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Https)
+    }
+}
+
+/// The schemes, with the port of each where none is given (RFC 5426, RFC 6587, RFC 5425, Loki, RFC 9110).
+const SCHEMES: [(&str, LogScheme, u16); 5] = [
     ("udp", LogScheme::Udp, 514),
     ("tcp", LogScheme::Tcp, 601),
+    ("tls", LogScheme::Tls, 6514),
     ("http", LogScheme::Http, 3100),
+    ("https", LogScheme::Https, 443),
 ];
 
-/// Where the log goes: `udp://10.0.0.1:514`, `tcp://logs.example:601`, `http://loki.example:3100`.
+/// What is to be written where there is none of them.
+const WRITE: &str = "write udp://, tcp://, tls://, http:// or https://";
+
+/// Where the log goes: `udp://10.0.0.1:514`, `tls://logs.example:6514`, `http://loki.example:3100`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LogTarget {
@@ -49,15 +66,10 @@ impl FromStr for LogTarget {
         let wrong = |why: &str| format!("{} {why}", quoted(url));
         let (name, rest) = url
             .split_once("://")
-            .ok_or_else(|| wrong("has no scheme: write udp://, tcp:// or http://"))?;
+            .ok_or_else(|| wrong(&format!("has no scheme: {WRITE}")))?;
         let known = SCHEMES.iter().find(|(known, _, _)| *known == name);
         let Some((_, scheme, usual_port)) = known else {
-            return Err(match name {
-                "tls" | "https" => wrong(
-                    "wants TLS, which the journal does not speak: send to a relay on this machine, as tcp:// or http://",
-                ),
-                _ => wrong("has an unknown scheme: write udp://, tcp:// or http://"),
-            });
+            return Err(wrong(&format!("has an unknown scheme: {WRITE}")));
         };
         let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = match place.strip_prefix('[') {
@@ -86,7 +98,8 @@ impl FromStr for LogTarget {
                 .filter(|port| *port > 0)
                 .ok_or_else(|| wrong("has a port that is none"))?,
         };
-        if !path.trim_matches('/').is_empty() && *scheme != LogScheme::Http {
+        let has_paths = matches!(scheme, LogScheme::Http | LogScheme::Https);
+        if !path.trim_matches('/').is_empty() && !has_paths {
             return Err(wrong("has a path, which syslog does not"));
         }
         if !path.chars().all(|c| c.is_ascii_graphic()) {
@@ -118,7 +131,7 @@ impl fmt::Display for LogTarget {
 
 text_value!(
     LogTarget,
-    "a URL such as udp://10.0.0.1:514, tcp://HOST:601 or http://HOST:3100"
+    "a URL such as udp://10.0.0.1:514, tls://HOST:6514 or http://HOST:3100"
 );
 
 /// A priority of syslog(3): 0, `emerg`, to 7, `debug`.
@@ -165,13 +178,14 @@ mod tests {
                 "http://[fd00::1]:3100/loki/x?y=1",
             ),
             ("tcp://[::1]:1", "tcp://[::1]:1"),
+            ("tls://logs", "tls://logs:6514"),
+            ("https://loki/push", "https://loki:443/push"),
         ] {
             assert_eq!(url.parse::<LogTarget>().unwrap().to_string(), shown);
         }
         for (url, told) in [
             ("10.0.0.1:514", "has no scheme"),
-            ("tls://logs:6514", "does not speak"),
-            ("https://loki", "does not speak"),
+            ("tls://logs/x", "path"),
             ("ftp://x", "unknown scheme"),
             ("udp://", "names no host"),
             ("udp://a b", "names no host"),
@@ -189,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_means_the_same(url in "(udp|tcp|http|tls)://(\\[[0-9a-f:]{1,9}\\]|[a-z.]{0,8})(:[0-9]{1,6})?(/[a-z]{0,4})?") {
+        fn what_is_shown_means_the_same(url in "(udp|tcp|https?|tls)://(\\[[0-9a-f:]{1,9}\\]|[a-z.]{0,8})(:[0-9]{1,6})?(/[a-z]{0,4})?") {
             if let Ok(target) = url.parse::<LogTarget>() {
                 prop_assert_eq!(target.to_string().parse::<LogTarget>(), Ok(target));
             }

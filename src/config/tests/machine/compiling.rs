@@ -323,11 +323,16 @@ fn the_journal_is_forwarded_where_the_configuration_says() {
     assert!(link(&plan("journal: {max_size_mib: 64}\n"), wanted).is_none());
     let text = "journal:\n  forward:\n    - {to: 'udp://10.0.0.1', priority: warning}\n";
     assert!(link(&plan(text), wanted).is_some());
-    let told = plan_and_problems("journal:\n  forward:\n    - to: tls://logs:6514\n");
-    assert!(
-        told.contains("wants TLS, which the journal does not speak"),
-        "{told}"
-    );
+    let text = "journal: {forward: [{to: 'tls://logs', cert_file: /c, key_file: /k}]}\n";
+    assert!(link(&plan(text), wanted).is_some());
+    for (entry, lacking) in [
+        ("to: 'tls://logs', cert_file: /c", "no usable key_file"),
+        ("to: 'https://logs', key_file: /k", "no usable cert_file"),
+        ("to: 'tcp://logs', trusted_ca_file: /a", "need tls://"),
+    ] {
+        let told = plan_and_problems(&format!("journal: {{forward: [{{{entry}}}]}}\n"));
+        assert!(told.contains(lacking), "{told}");
+    }
     let told = plan_and_problems("journal: {forward: [{priority: loud}]}\n");
     assert!(
         told.contains("none of emerg") && told.contains("to"),

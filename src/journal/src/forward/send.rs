@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use super::tls::Stream;
 use super::{Destination, Protocol, loki, syslog};
 use crate::reader::Record;
 
@@ -26,7 +27,7 @@ pub(super) enum Failure {
 pub(super) struct Sender {
     destination: Destination,
     hostname: String,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     datagrams: Option<UdpSocket>,
 }
 
@@ -71,9 +72,13 @@ impl Sender {
     }
 
     fn send_stream(&mut self, batch: &[Record], resolve: Resolve) -> Result<(), Failure> {
-        let mut stream = match self.stream.take().filter(is_open) {
+        let open = self
+            .stream
+            .take()
+            .and_then(|mut old| old.is_open().then_some(old));
+        let mut stream = match open {
             Some(stream) => stream,
-            None => self.each_address(resolve, connect)?,
+            None => self.connect(resolve)?,
         };
         let mut bytes = Vec::new();
         for record in batch {
@@ -81,13 +86,14 @@ impl Sender {
         }
         stream
             .write_all(&bytes)
+            .and_then(|()| stream.flush())
             .map_err(|err| failed("send", &err))?;
         self.stream = Some(stream);
         Ok(())
     }
 
     fn push(&mut self, batch: &[Record], resolve: Resolve) -> Result<(), Failure> {
-        let mut stream = self.each_address(resolve, connect)?;
+        let mut stream = self.connect(resolve)?;
         let Destination {
             host, port, path, ..
         } = &self.destination;
@@ -99,6 +105,7 @@ impl Sender {
         let request = loki::request(host, *port, path, &loki::body(batch, &self.hostname));
         stream
             .write_all(&request)
+            .and_then(|()| stream.flush())
             .map_err(|err| failed("send", &err))?;
         let mut bytes = Vec::new();
         let read = stream.take(ANSWER_MAX_BYTES).read_to_end(&mut bytes);
@@ -108,6 +115,17 @@ impl Sender {
             (Some(loki::Answer::Never(why)), _) => Err(Failure::Refused(why)),
             (None, Err(err)) => Err(failed("read the answer", &err)),
             (None, Ok(_)) => Err(Failure::Failed("the answer is no HTTP".to_owned())),
+        }
+    }
+
+    /// A new stream, with TLS where the destination wants it.
+    fn connect(&self, resolve: Resolve) -> Result<Stream, Failure> {
+        let socket = self.each_address(resolve, connect)?;
+        match &self.destination.tls {
+            None => Ok(Stream::Plain(socket)),
+            Some(tls) => {
+                Stream::secure(socket, &self.destination.host, tls).map_err(Failure::Failed)
+            }
         }
     }
 
@@ -148,17 +166,4 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(stream)
-}
-
-/// Whether the other side has not closed the connection; written to one that it has, a batch would be lost unseen.
-fn is_open(stream: &TcpStream) -> bool {
-    let mut byte = [0];
-    if stream.set_nonblocking(true).is_err() {
-        return false;
-    }
-    let is_open = match stream.peek(&mut byte) {
-        Ok(count) => count > 0,
-        Err(err) => err.kind() == io::ErrorKind::WouldBlock,
-    };
-    is_open && stream.set_nonblocking(false).is_ok()
 }
