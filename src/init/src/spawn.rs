@@ -215,6 +215,12 @@ fn launch(
     } else {
         service.confinement.clone()
     };
+    let own = |is_configuration: bool| {
+        own_directories(service)
+            .filter(|(kind, _)| (*kind == CONFIGURATION) == is_configuration)
+            .map(|(_, path)| path)
+            .collect()
+    };
     Launch {
         unit: unit.name.as_str().to_owned(),
         program: program.to_owned(),
@@ -232,10 +238,8 @@ fn launch(
             .map(|l| (l.resource, l.soft, l.hard))
             .collect(),
         scheduling: service.scheduling.clone(),
-        directories: own_directories(service)
-            .filter(|(kind, _)| *kind != CONFIGURATION)
-            .map(|(_, path)| path)
-            .collect(),
+        directories: own(false),
+        configuration_directories: own(true),
         owns_directories: confinement.dynamic_user,
         private_directories: private_directories(unit),
         namespaces: format!("{NAMESPACES}/{}", unit.name.as_str()),

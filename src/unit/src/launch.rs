@@ -39,6 +39,8 @@ pub struct Launch {
     pub scheduling: Scheduling,
     /// The unit's own directories, absolute; they stay writable.
     pub directories: Vec<String>,
+    /// Those of `ConfigurationDirectory=`, which are root's.
+    pub configuration_directories: Vec<String>,
     /// The directories are handed over to the user with all that is in them, whoever had them before.
     pub owns_directories: bool,
     /// What is shown as `/tmp` and `/var/tmp` with `PrivateTmp=`: the directory `tmp` in each of these, of which the last two

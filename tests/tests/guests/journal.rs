@@ -117,7 +117,7 @@ fn the_journal_holds_what_was_said_whatever_happens() {
         guest.wait_for_ssh().map(|_| ())
     });
     logbook.command(
-        "an entry has its priority, unit, machine, boot, invocation and both times",
+        "an entry has its priority, unit, process, machine, boot, invocation and both times",
         "journalctl -u tagged -o json | grep words",
         |text| {
             let entries: Vec<serde_json::Value> = text
@@ -133,6 +133,9 @@ fn the_journal_holds_what_was_said_whatever_happens() {
             priorities == ["5", "3"]
                 && entries.iter().all(|entry| {
                     entry["_SYSTEMD_UNIT"] == "tagged.service"
+                        && entry["_PID"]
+                            .as_str()
+                            .is_some_and(|pid| pid.parse::<u32>().is_ok_and(|pid| pid > 1))
                         && ids
                             .iter()
                             .all(|key| entry[*key].as_str().is_some_and(|id| id.len() == 32))

@@ -47,8 +47,10 @@ fn what_starts_others(rigging: &mut Scenario) {
         "touch /run/beat; systemctl start beat.timer; show beat.timer SubState
          until_true '[ $(wc -l </run/beat) -ge 3 ]'
          awk 'NR > 1 { if ($1 - before < 1.9) early = 1 } { before = $1 } END { print early + 0 }' /run/beat
+         day='[A-Z][a-z]{2} [0-9]{4}(-[0-9]{2}){2} ([0-9]{2}:){2}[0-9]{2} UTC'
+         until_true 'systemctl list-timers --no-legend | grep -Eq \"^$day +[0-9].* left +$day +[0-9].* ago +beat.timer +beat.service$\"' && echo listed
          systemctl stop beat.timer; systemctl is-active beat.timer",
-        &["waiting", "0", "inactive"],
+        &["waiting", "0", "listed", "inactive"],
     );
     prints(
         rigging,

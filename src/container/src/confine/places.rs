@@ -313,6 +313,7 @@ mod tests {
             limits: vec![],
             scheduling: orlop_unit::Scheduling::default(),
             directories: vec!["/var/lib/x".into()],
+            configuration_directories: Vec::new(),
             owns_directories: false,
             private_directories: ["/tmp/p/x".into(), "/var/tmp/p/x".into()],
             namespaces: "/run/n/x".into(),

@@ -27,7 +27,11 @@ pub(super) fn with_own_paths(launch: &Launch) -> Launch {
         read_only,
     };
     let mut launch = launch.clone();
-    let mut own: Vec<BindPath> = launch.directories.iter().map(|d| bind(d, false)).collect();
+    let directories = launch.directories.iter();
+    let mut own: Vec<BindPath> = directories
+        .chain(&launch.configuration_directories)
+        .map(|path| bind(path, false))
+        .collect();
     own.extend(launch.credentials.iter().map(|path| bind(path, true)));
     if let Ok(socket) = std::env::var("NOTIFY_SOCKET")
         && socket.starts_with('/')
