@@ -1,9 +1,9 @@
 # Everything that is done with this repository. `make help` lists the targets.
 
 # release is what is shipped; ci builds the same shape faster, without whole-program optimisation.
-PROFILE ?= release
+BUILD   ?= release
 # virtual: guests, with Debian's small kernel. metal: servers, with its general one and their drivers.
-MACHINE ?= virtual
+PROFILE ?= virtual
 CONFIG  ?= configs/demo.yaml
 CARGO   ?= cargo
 # How long each fuzz target runs.
@@ -13,7 +13,7 @@ SUITES ?=
 # What make bench measures: all when it is empty.
 PARTS ?=
 
-dist = $(if $(filter metal,$(MACHINE)),dist/metal,dist)
+dist = $(if $(filter metal,$(PROFILE)),dist/metal,dist)
 qemu = $(CARGO) run --quiet --package orlop-qemu --
 
 .DEFAULT_GOAL := help
@@ -22,8 +22,8 @@ qemu = $(CARGO) run --quiet --package orlop-qemu --
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "  PROFILE=$(PROFILE)  the cargo profile of the binary (release, ci)"
-	@echo "  MACHINE=$(MACHINE)  what make image builds for (virtual, metal: to dist/metal)"
+	@echo "  BUILD=$(BUILD)  the cargo profile of the binary (release, ci)"
+	@echo "  PROFILE=$(PROFILE)  what make image builds for (virtual, metal: to dist/metal)"
 	@echo "  CONFIG=$(CONFIG)  the cloud-config for make run"
 	@echo "  SECONDS=$(SECONDS)  how long make fuzz runs each target"
 	@echo "  SUITES=$(SUITES)  what make clients runs (python-etcd etcd3 etcd-client); all by default"
@@ -33,19 +33,19 @@ deps: ## install the Debian packages that are missing (root or sudo)
 	@./qemu/install-packages
 
 image: deps ## build dist/: kernel, initramfs, slot, disks, live medium, payload, sums, SBOM
-	@$(qemu) image --profile $(PROFILE) --machine $(MACHINE) --output $(dist)
+	@$(qemu) image --build $(BUILD) --profile $(PROFILE) --output $(dist)
 
 demo: deps ## boot a guest and restart it; boot three that are one, cut the power of one
-	@$(qemu) demo --profile $(PROFILE)
+	@$(qemu) demo --build $(BUILD)
 
 run: deps ## boot a guest with CONFIG=..., its console on this terminal
-	@$(qemu) run --profile $(PROFILE) $(CONFIG)
+	@$(qemu) run --build $(BUILD) $(CONFIG)
 
 cluster: deps ## boot three guests that are one, until the end of the input
-	@$(qemu) cluster --profile $(PROFILE)
+	@$(qemu) cluster --build $(BUILD)
 
 test: image ## run all tests, those that boot guests included
-	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --workspace
+	ORLOP_BUILD=$(BUILD) $(CARGO) test --workspace
 
 clients: deps ## run the suites of etcd's clients against etcd and the store (fetches them)
 	$(CARGO) build --package orlop
@@ -53,13 +53,13 @@ clients: deps ## run the suites of etcd's clients against etcd and the store (fe
 
 torture: image ## break slots in every way, cut the power, cut off the store's members; slow (ORLOP_SEED=N repeats)
 	$(CARGO) test --package orlop-store --test store -- --ignored --nocapture
-	ORLOP_PROFILE=$(PROFILE) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1
+	ORLOP_BUILD=$(BUILD) $(CARGO) test --package orlop-tests --test guests -- --ignored --nocapture --test-threads=1
 
 fuzz: ## run every fuzz target for SECONDS each; what is found lies in fuzz/artifacts
 	CARGO="$(CARGO)" ./fuzz/run $(SECONDS)
 
 bench: deps ## measure boots beside other inits, the store beside etcd, sizes; against their bars
-	@$(qemu) bench --profile $(PROFILE) $(PARTS)
+	@$(qemu) bench --build $(BUILD) $(PARTS)
 
 check: deps fmt clippy doc crates size ## format, lints, documentation, licences, size
 

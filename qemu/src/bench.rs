@@ -171,7 +171,7 @@ fn scheduling(project: &Project) -> Result<Vec<Figure>> {
 /// Seconds that each server is under load for one figure.
 const STORE_SECONDS: &str = "3";
 
-/// Prints operations a second, ours and etcd's; with many clients etcd is to do at most half of what ours does.
+/// Prints what ours and etcd do in turn: operations a second, events, pauses, memory, starts.
 fn store(project: &Project) -> Result<Vec<Figure>> {
     let directory = project.path("build/bench-store");
     let _ = std::fs::remove_dir_all(&directory);
@@ -186,26 +186,55 @@ fn store(project: &Project) -> Result<Vec<Figure>> {
     print!("{text}");
     std::fs::remove_dir_all(&directory)
         .with_context(|| format!("remove {}", directory.display()))?;
-    let mut figures = Vec::new();
-    for line in text.lines() {
-        let is_bound = ["64 clients", "256 clients"]
-            .iter()
-            .any(|many| line.contains(many));
-        let ratio = line
-            .split_whitespace()
-            .next_back()
-            .and_then(|ratio| ratio.parse::<f64>().ok());
-        if let (true, Some(ratio), Some((what, _))) = (is_bound, ratio, line.split_once("  ")) {
-            figures.push(Figure {
-                what: format!("etcd beside ours: {what}"),
-                value: ratio.recip(),
-                unit: "of ours",
-                bar: 0.5,
-            });
-        }
-    }
+    let figures: Vec<Figure> = text.lines().filter_map(store_figure).collect();
     ensure!(!figures.is_empty(), "the example `load` compared nothing");
     Ok(figures)
+}
+
+/// The bar that a row of the example `load` has, if it has one: `WHAT OURS OTHER RATIO`.
+fn store_figure(line: &str) -> Option<Figure> {
+    let mut words = line.split_whitespace().rev();
+    let mut number = || words.next()?.parse::<f64>().ok();
+    let (ratio, _, ours) = (number()?, number()?, number()?);
+    let has = |text: &str| line.starts_with(text);
+    let (what, value, unit, bar) = if line.contains("64 clients,") || line.contains("256 clients,")
+    {
+        let (what, _) = line.split_once("  ")?;
+        (
+            format!("etcd beside ours: {what}"),
+            ratio.recip(),
+            "of ours",
+            0.5,
+        )
+    } else if has("one put beside one fdatasync") {
+        (
+            "one put beside one fdatasync".to_owned(),
+            ratio,
+            "times",
+            1.15,
+        )
+    } else if has("memory, MiB") {
+        let what = "memory with a million keys beside etcd's".to_owned();
+        (what, ratio, "times", 0.333)
+    } else if has("longest put while") {
+        let (what, _) = line.split_once(", ms")?;
+        (what.to_owned(), ours, "ms", 50.0)
+    } else if has("without a leader, longest") {
+        (
+            "a cluster of three without a leader".to_owned(),
+            ours,
+            "ms",
+            1000.0,
+        )
+    } else {
+        return None;
+    };
+    Some(Figure {
+        what,
+        value,
+        unit,
+        bar,
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size to be read by people")]
@@ -274,6 +303,18 @@ fn resident(text: &str) -> Result<Vec<Figure>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_the_store_have_their_bars() {
+        let figure = |line: &str| store_figure(line).map(|figure| (figure.value, figure.bar));
+        let puts = "Put, 64 clients, members: 1                         2000       800    2.50";
+        assert_eq!(figure(puts), Some((0.4, 0.5)));
+        let pause = "longest put while a compaction runs, ms               12        40    0.30";
+        assert_eq!(figure(pause), Some((12.0, 50.0)));
+        let one = "Put, 1 clients, members: 1                          900       800    1.12";
+        assert_eq!(figure(one), None);
+        assert_eq!(figure("operations a second     ours  etcd ratio"), None);
+    }
 
     #[test]
     fn memory_is_summed_over_all_processes() {

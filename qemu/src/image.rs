@@ -108,7 +108,7 @@ impl MachineKind {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The cargo profile of the binary, unless `binary` names one that exists.
-    pub profile: String,
+    pub build: String,
     /// A binary built elsewhere.
     pub binary: Option<PathBuf>,
     /// What it is built for.
@@ -183,7 +183,7 @@ pub fn image(project: &Project, options: &Options) -> Result<Products> {
     };
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => step("binary", || build_binary(project, &options.profile))?,
+        None => step("binary", || build_binary(project, &options.build))?,
     };
     let _lock = lock(project)?;
     let kind = options.machine.name();

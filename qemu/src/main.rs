@@ -43,7 +43,7 @@ enum Command {
 struct BinaryArguments {
     /// The cargo profile to build the binary with
     #[arg(long, default_value = "release")]
-    profile: String,
+    build: String,
     /// Take this binary instead of building one
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -58,7 +58,7 @@ struct ImageArguments {
     compression: CompressionArgument,
     /// The kind of machine that the image is for
     #[arg(long, value_enum, default_value = "virtual")]
-    machine: MachineArgument,
+    profile: MachineArgument,
     /// Carry busybox in the initramfs, for `orlop.rescue` on the kernel command line
     #[arg(long)]
     rescue: bool,
@@ -73,14 +73,14 @@ struct ImageArguments {
 impl ImageArguments {
     fn options(self, project: &Project) -> Options {
         Options {
-            profile: self.binary.profile,
+            build: self.binary.build,
             binary: self.binary.binary,
             compression: match self.compression {
                 CompressionArgument::Zstd => Compression::Zstd,
                 CompressionArgument::Lz4 => Compression::Lz4,
             },
             rescue: self.rescue,
-            machine: match self.machine {
+            machine: match self.profile {
                 MachineArgument::Virtual => MachineKind::Virtual,
                 MachineArgument::Metal => MachineKind::Metal,
             },
@@ -145,7 +145,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Bare(arguments) => {
             let binary = match arguments.binary {
                 Some(binary) => binary,
-                None => image::build_binary(&project, &arguments.profile)?,
+                None => image::build_binary(&project, &arguments.build)?,
             };
             image::bare(
                 &project,

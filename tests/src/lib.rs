@@ -11,7 +11,7 @@ use orlop_qemu::guest::{Guest, Machine};
 use orlop_qemu::image::{self, Compression, MachineKind, Options, Products, Project};
 use orlop_qemu::process;
 
-/// The image that all guests boot, built once; its profile is `$ORLOP_PROFILE`, or `release`.
+/// The image that all guests boot, built once; its cargo profile is `$ORLOP_BUILD`, or `release`.
 ///
 /// # Panics
 /// It cannot be built.
@@ -45,7 +45,7 @@ fn build(machine: MachineKind) -> Products {
 pub fn build_to(output: &std::path::Path, machine: MachineKind) -> Products {
     let project = Project::here();
     let options = Options {
-        profile: std::env::var("ORLOP_PROFILE").unwrap_or_else(|_| "release".to_owned()),
+        build: std::env::var("ORLOP_BUILD").unwrap_or_else(|_| "release".to_owned()),
         binary: None,
         compression: Compression::Zstd,
         carry_root: true,

@@ -61,7 +61,7 @@ const FILES: &[Row] = &[
     row("DynamicUser=yes\nStateDirectory=drifting", "[ $(id -u) -ge 61184 ] && [ $(id -u) -le 65519 ] && echo dynamic; try touch /var/lib/drifting/x; try touch /var/x; try touch /tmp/x; field NoNewPrivs; echo $USER", "dynamic\nyes\nno\nyes\n1\nrow-28"),
     row("RootDirectory=/var/open/root\nExecStartPre=+/bin/mkdir -p /var/open/root\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc", "ls /; ls -A /run; try touch /mine; try touch /usr/mine; ls -d /proc/self/.; same mnt", "bin\ndev\netc\nlib\nlib64\nproc\nrun\nsys\nusr\nyes\nno\n/proc/self/.\nother"),
     row("RootDirectory=/var/open/root\nMountAPIVFS=no\nBindPaths=/dev\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc\nReadOnlyPaths=/var/open/root +/etc /var\nStateDirectory=rooted", "ls /proc/ | wc -l; try touch /mine; echo $STATE_DIRECTORY; try touch /var/lib/rooted/x", "0\nno\n/var/lib/rooted\nyes"),
-    row("RootDirectory=/var/open/bare\nExecStartPre=+/bin/mkdir -p /var/open/bare\nExecStartPre=+/bin/sh -c \"echo kept >/etc/rooted/key\"\nBindReadOnlyPaths=/usr /bin /lib /lib64\nConfigurationDirectory=rooted", "cat $CONFIGURATION_DIRECTORY/key; ls /etc", "kept\nrooted"),
+    row("RootDirectory=/var/open/bare\nExecStartPre=+/bin/mkdir -p /var/open/bare\nExecStartPre=+/bin/sh -c \"echo kept >/etc/rooted/key\"\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc/rows\nConfigurationDirectory=rooted", "cat $CONFIGURATION_DIRECTORY/key; ls /etc", "kept\nrooted\nrows"),
     row("RootDirectory=/var/open/root\nProtectSystem=strict\nBindReadOnlyPaths=/usr /bin /lib /lib64 /etc\nStateDirectory=rooted\nInaccessiblePaths=+/mine", "try touch /other; cat /mine 2>&1 | sed 's/.*: //'; try touch /var/lib/rooted/x", "no\nPermission denied\nyes"),
 ];
 

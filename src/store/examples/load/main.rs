@@ -1,18 +1,22 @@
 //! Puts a load on an etcd-speaking server: `load put ADDRESS CLIENTS SECONDS` or `load get ADDRESS CLIENTS SECONDS`.
 //! `load serve ADDRESS DIRECTORY` serves a member to put it on; `load sync DIRECTORY SECONDS` tells what the same bytes cost
 //! the disk, one write and one `fdatasync` at a time. `load compare DIRECTORY SECONDS` starts ours and Debian's etcd, of one
-//! member and of three, in empty directories below DIRECTORY, and prints what each does in turn: so many seconds a figure.
+//! member and of three, in empty directories below DIRECTORY, and prints what each does in turn: so many seconds a figure. `load million
+//! DIRECTORY`, `load watchers DIRECTORY` and `load failover DIRECTORY` are parts of that by themselves.
 
+mod cluster;
 mod compare;
+mod failover;
+mod million;
+mod watchers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use orlop_store::proto::etcdserverpb::kv_client::KvClient;
 use orlop_store::proto::etcdserverpb::{PutRequest, RangeRequest};
-use tonic::transport::{Channel, Endpoint};
 
 /// Clients that share a connection.
 const CLIENTS_PER_CONNECTION: usize = 4;
@@ -31,7 +35,13 @@ fn main() -> Result<()> {
         ["serve", address, directory, name, peer, members] => {
             serve(address, directory, Some([name, peer, members]))
         }
-        ["sync", directory, seconds] => sync(directory, Duration::from_secs(seconds.parse()?)),
+        ["sync", directory, seconds] => {
+            sync(directory.as_ref(), Duration::from_secs(seconds.parse()?))?.tell();
+            Ok(())
+        }
+        ["million", directory] => runtime()?.block_on(million::compare(directory.as_ref())),
+        ["watchers", directory] => runtime()?.block_on(watchers::compare(directory.as_ref())),
+        ["failover", directory] => runtime()?.block_on(failover::compare(directory.as_ref())),
         ["compare", directory, seconds] => {
             let time = Duration::from_secs(seconds.parse()?);
             runtime()?.block_on(compare::compare(directory.as_ref(), time))
@@ -45,6 +55,7 @@ fn main() -> Result<()> {
         }
         _ => bail!(
             "usage: load put|get ADDRESS CLIENTS SECONDS | load compare DIRECTORY SECONDS | \
+             load million|watchers|failover DIRECTORY | \
              load serve ADDRESS DIRECTORY [NAME PEER NAME=URL,…] | load sync DIRECTORY SECONDS"
         ),
     }
@@ -81,9 +92,10 @@ fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<(
 /// Bytes of the log's block for one put of the load.
 const BLOCK_BYTES: usize = 368;
 
-fn sync(directory: &str, time: Duration) -> Result<()> {
+/// One write and one `fdatasync` after the other.
+fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
     use std::os::unix::fs::FileExt;
-    let path = std::path::Path::new(directory).join("sync-test");
+    let path = directory.join("sync-test");
     let file = std::fs::File::create(&path)?;
     file.write_all_at(&vec![0; 4 << 20], 0)?;
     file.sync_all()?;
@@ -98,22 +110,18 @@ fn sync(directory: &str, time: Duration) -> Result<()> {
     }
     std::fs::remove_file(path)?;
     times.sort_unstable();
-    Rate {
+    Ok(Rate {
         times,
         time: start.elapsed(),
         clients: 1,
-    }
-    .tell();
-    Ok(())
+    })
 }
 
 /// Keeps so many clients busy for that time.
 async fn load(work: Work, address: &str, clients: usize, time: Duration) -> Result<Rate> {
     let mut channels = Vec::new();
     for _ in 0..clients.div_ceil(CLIENTS_PER_CONNECTION) {
-        let endpoint: Endpoint =
-            Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-        channels.push(endpoint.connect().await.context("connect")?);
+        channels.push(cluster::connect(address).await?);
     }
     let numbers = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
@@ -182,16 +190,22 @@ impl Rate {
         self.times.len() as f64 / self.time.as_secs_f64()
     }
 
+    /// What `part` hundredths of the operations took at most.
+    fn at(&self, part: usize) -> Duration {
+        let place = self.times.len() * part / 100;
+        self.times.get(place).copied().unwrap_or_default()
+    }
+
+    fn median(&self) -> Duration {
+        self.at(50)
+    }
+
     fn tell(&self) {
-        let at = |part: usize| {
-            let place = self.times.len() * part / 100;
-            self.times.get(place).copied().unwrap_or_default()
-        };
         println!(
             "{:.0}/s, p50 {:?}, p99 {:?}, {} clients",
             self.per_second(),
-            at(50),
-            at(99),
+            self.median(),
+            self.at(99),
             self.clients
         );
     }
