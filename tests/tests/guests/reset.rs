@@ -38,26 +38,36 @@ pub(crate) fn prompt(guest: &mut Guest, from: usize) -> Result<Shell> {
     guest.shell()
 }
 
-/// Opens the loader's menu at the next start by a key, as one who stands before the machine does, and takes the entry `down` lines below
-/// the first, which is called `title`.
-fn pick(guest: &mut Guest, from: usize, title: &str, down: usize) -> Result<()> {
+/// What the loader shows before the entry that is chosen: black on white.
+const CHOSEN: &str = "\x1b[30m\x1b[47m";
+
+/// Opens the loader's menu at the next start by a key, as one who stands before the machine does, and takes the entry called `title`.
+/// The keyboard has to be kept until that is seen to start: with it goes what was pressed and not read yet.
+fn pick(guest: &mut Guest, from: usize, title: &str) -> Result<Shell> {
     let mut keyboard = guest.shell()?;
     let mut pressed = Instant::now();
     let until = pressed + 2 * BOOT_PATIENCE;
-    process::poll("the loader's menu", until, || {
+    process::poll("the entry of the loader's menu", until, || {
         guest.alive()?;
-        if guest.log.text_from(from).contains(title) {
-            return Ok(Some(()));
-        }
-        // The loader looks for a key a tenth of a second long.
-        if pressed.elapsed() >= Duration::from_millis(80) {
+        let text = guest.log.text_from(from);
+        let chosen = text
+            .rsplit_once(CHOSEN)
+            .map(|(_, shown)| shown.trim_start());
+        // The loader looks for a key a tenth of a second long, and a menu is drawn anew for each one.
+        let (key, pause) = match chosen {
+            Some(shown) if shown.starts_with(title) => return Ok(Some(())),
+            Some(_) => ("\x1b[B", 1000),
+            None if text.contains("BdsDxe: starting") => (" ", 80),
+            None => return Ok(None),
+        };
+        if pressed.elapsed() >= Duration::from_millis(pause) {
             pressed = Instant::now();
-            keyboard.press(" ")?;
+            keyboard.press(key)?;
         }
         Ok(None)
     })?;
-    keyboard.press(&"\x1b[B".repeat(down))?;
-    keyboard.press("\r")
+    keyboard.press("\r")?;
+    Ok(keyboard)
 }
 
 /// Waits until it has restarted and lets the operator in.
@@ -129,7 +139,7 @@ pub(crate) fn the_operator_resets_and_recovers(machine: &mut Scenario) {
             let before = boot_id(guest)?;
             let from = guest.log.text().len();
             guest.ssh()?.output("sudo systemctl reboot")?;
-            pick(guest, from, "Orlop: factory reset", 2)?;
+            let _keyboard = pick(guest, from, "Orlop: factory reset")?;
             restarted(guest, &before)
         },
     );
