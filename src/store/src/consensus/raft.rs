@@ -19,6 +19,9 @@ use super::{
 pub const HEARTBEAT_TICKS: usize = 1;
 /// Ticks of silence after which a member stands for election; drawn anew up to twice as many.
 pub const ELECTION_TICKS: usize = 10;
+/// Where all voters see at once that the leader is gone they stand for election in turn, so many ticks one after the other: those that
+/// stand together may take each other's votes, and the next attempt is a whole time-out away.
+const TURN_TICKS: usize = 2;
 /// Entries of one message between members.
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages on their way to one follower.
@@ -58,6 +61,8 @@ pub struct StartError(#[source] raft::Error);
 pub struct RaftConsensus {
     node: RawNode<Log>,
     seed: u64,
+    /// The leader whose connection broke, and the term in which it led.
+    lost: Option<(u64, u64)>,
 }
 
 impl std::fmt::Debug for RaftConsensus {
@@ -108,6 +113,7 @@ impl RaftConsensus {
         let mut consensus = Self {
             node,
             seed: start.seed,
+            lost: None,
         };
         consensus.draw_timeout();
         Ok(consensus)
@@ -126,7 +132,19 @@ impl RaftConsensus {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
         let shortest = raft.election_timeout();
-        raft.set_randomized_election_timeout(shortest + (z as usize) % shortest);
+        let more = match self.lost {
+            Some((leader, term))
+                if term == raft.term
+                    && raft.leader_id == 0
+                    && raft.state == StateRole::Follower =>
+            {
+                let voters = raft.prs().conf().to_conf_state().voters;
+                let before = voters.iter().filter(|v| **v < raft.id && **v != leader);
+                1 + TURN_TICKS * before.count()
+            }
+            _ => (z as usize) % shortest,
+        };
+        raft.set_randomized_election_timeout(shortest + more);
     }
 
     /// Who takes part.
@@ -224,10 +242,12 @@ impl Consensus for RaftConsensus {
         if raft.state == StateRole::Leader {
             self.node.report_unreachable(member);
         } else if raft.leader_id == member && raft.state == StateRole::Follower {
-            // As if it had been silent for the shortest time-out: what is left of ours spreads the candidates.
-            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
+            // As if it had been silent for the shortest time-out.
+            raft.election_elapsed = raft.election_timeout();
             // What is asked meanwhile waits for the next leader, or for a sign of this one.
             raft.leader_id = 0;
+            self.lost = Some((member, raft.term));
+            self.draw_timeout();
         }
     }
 

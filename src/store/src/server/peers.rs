@@ -333,12 +333,25 @@ async fn carry_on(
             Ok(next) => Some(next),
             Err(_) => {
                 in_time(stream.flush()).await?;
-                frames.recv().await
+                // Written to a connection whose other end is gone, the next message would be lost, and it may be a vote.
+                tokio::select! {
+                    next = frames.recv() => next,
+                    err = broken(stream.get_mut()) => return Err(err),
+                }
             }
         };
         let Some(next) = next else { return Ok(()) };
         waiting.fetch_sub(next.len(), Relaxed);
         frame = next;
+    }
+}
+
+/// Returns when the other end is gone: it never says anything.
+async fn broken(stream: &mut Io) -> io::Error {
+    match stream.read(&mut [0]).await {
+        Ok(0) => io::ErrorKind::ConnectionReset.into(),
+        Ok(_) => io::Error::other("it talks where it is talked to"),
+        Err(err) => err,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store from outside: its log and state on a disk that fails, and a real member under real clients.
 
 mod cluster;
+mod election;
 mod etcdctl;
 mod generated;
 mod historic;
