@@ -1,6 +1,7 @@
 //! The shell around a member: one thread steps it, one serves etcd's v3 and v2 APIs and a little HTTP on the same port,
 //! and carries messages between members.
 
+mod authority;
 mod bootstrap;
 mod cluster;
 mod http;
@@ -30,8 +31,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::Routes;
 
 use crate::disk::{Directory, Disk};
@@ -40,6 +41,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
+use authority::Lenient;
 use bootstrap::First;
 use join::Found;
 use peers::Lanes;
@@ -304,12 +306,12 @@ async fn serve(
     };
     for (listener, tls) in listeners.drain(..) {
         listen.extend(listener.local_addr());
-        let incoming = clients(listener, tls);
+        let incoming = clients(listener, tls).map(lenient);
         let (server, until) = server();
         served.spawn(server.serve_with_incoming_shutdown(incoming, until));
     }
     let (tunnel_server, until) = server();
-    let tunnelled = UnboundedReceiverStream::new(tunnelled);
+    let tunnelled = UnboundedReceiverStream::new(tunnelled).map(lenient);
     served.spawn(tunnel_server.serve_with_incoming_shutdown(tunnelled, until));
     drop(stopped);
     if let Some(joining) = settings.bootstrap.joining() {
@@ -364,6 +366,10 @@ async fn serve(
             .map(|()| Ended::Stopped),
         Err(_) => Err(ServeError::Gone),
     }
+}
+
+fn lenient(client: io::Result<Io>) -> io::Result<Lenient<Io>> {
+    client.map(Lenient::new)
 }
 
 /// What the member begins with. A machine for which there is no place serves as a proxy until there is one.

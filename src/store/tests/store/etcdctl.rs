@@ -395,6 +395,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["endpoint", "status", "-w", "json"], ""),
     (&["alarm", "list"], ""),
     (&["defrag"], ""),
+    // The client's authority is a whole URL then.
+    (&["defrag", "--cluster"], ""),
+    (&["endpoint", "health", "--cluster"], ""),
+    (&["endpoint", "status", "--cluster", "-w", "json"], ""),
     (&["del", "", "--from-key"], ""),
     (&["put", "last", "one"], ""),
 ];
