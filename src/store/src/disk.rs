@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 /// One open file.
 pub trait DiskFile: Debug + Send + Sync {
     /// Its length in bytes.
@@ -35,6 +37,16 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_names(&self) -> io::Result<()>;
     /// Bytes that an ordinary process may still allocate.
     fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// Whether a read failed because what was written is not there any more: the file is shorter, or the disk or the file system
+/// found the damage themselves.
+pub fn is_damage(err: &io::Error) -> bool {
+    let found = [Errno::EIO, Errno::EBADMSG, Errno::EUCLEAN];
+    err.kind() == io::ErrorKind::UnexpectedEof
+        || err
+            .raw_os_error()
+            .is_some_and(|number| found.contains(&Errno::from_raw(number)))
 }
 
 /// A directory of the host, locked against a second process.

@@ -45,6 +45,7 @@ use authority::Lenient;
 use bootstrap::First;
 use join::Found;
 use peers::Lanes;
+use refetch::Lost;
 use shared::{Shared, Ticket};
 use tls::{Io, PeerTls};
 
@@ -141,20 +142,21 @@ pub enum ServeError {
         #[source]
         err: NodeError,
     },
-    /// What was durable is lost, and without a token the member is not let in anew.
+    /// What was durable is lost, and the only other member cannot let this one in: it takes both to decide that.
     #[error(
-        "the data in {} is damaged: move it away, replace this member at another one (etcdctl member remove {member:x}, then member add), and start with --initial-cluster-state=existing",
+        "the data in {} is damaged, and of two members the other one cannot let this one in anew: save its state there (etcdctl snapshot save), and begin from that (etcdctl snapshot restore)",
         path.display()
     )]
-    DamagedMember {
+    DamagedOfTwo {
         /// The directory.
         path: PathBuf,
-        /// Whose data it is.
-        member: u64,
         /// What is damaged.
         #[source]
         err: NodeError,
     },
+    /// A read met damage. The next start finds out how far it goes.
+    #[error("damage was met in {}: the next start looks at all of it, and fetches it from the other members", .0.display())]
+    Damage(PathBuf),
     /// The member was removed from its cluster.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
@@ -199,6 +201,7 @@ pub fn run(settings: &Settings, ready: impl FnOnce(&Ready)) -> Result<(), ServeE
         .build()
         .map_err(ServeError::Runtime)?;
     let mut ready = Some(ready);
+    refetch::note_panics(&settings.data_dir);
     while let Ended::ToBeginAnew = runtime.block_on(serve(settings, &mut ready))? {}
     Ok(())
 }
@@ -240,7 +243,7 @@ async fn serve(
         seed: shared::random_u64(),
         ..settings.options.clone()
     };
-    let settings = &refetch::settle(&*disk, settings)?;
+    let (settings, lost) = &refetch::settle(&*disk, settings)?;
     let first = {
         let begin = begin(
             &disk,
@@ -248,6 +251,7 @@ async fn serve(
             &peer_tls,
             &listeners,
             &peer_listeners,
+            lost.as_ref(),
             ready,
         );
         tokio::select! {
@@ -263,8 +267,10 @@ async fn serve(
     };
     let genesis = first.genesis;
     let shared_disk = Arc::clone(&disk) as Arc<dyn Disk>;
-    let opened = Node::open(shared_disk, options, clock.elapsed(), outbox, move || {
-        genesis
+    let opened = refetch::opening(|| {
+        Node::open(shared_disk, options, clock.elapsed(), outbox, move || {
+            genesis
+        })
     });
     let node = match opened {
         Ok(node) => node,
@@ -346,6 +352,12 @@ async fn serve(
                 ended = Err(ServeError::Removed);
                 break;
             }
+            // With others there it is better to be without this one for some seconds; alone it serves what is good.
+            () = refetch::until_met(), if shared.members().len() > 2 => {
+                refetch::suspect(&settings.data_dir);
+                ended = Err(ServeError::Damage(settings.data_dir.clone()));
+                break;
+            }
             _ = &mut dispatcher => break,
             Some(served) = served.join_next() => match served {
                 Ok(Err(err)) => return Err(err.into()),
@@ -379,9 +391,10 @@ async fn begin(
     tls: &Option<PeerTls>,
     listeners: &[ClientListener],
     peer_listeners: &[Arc<TcpListener>],
+    lost: Option<&Lost>,
     ready: &mut Option<impl FnOnce(&Ready)>,
 ) -> Result<First, ServeError> {
-    match bootstrap::first(disk, settings, tls, peer_listeners).await? {
+    match bootstrap::first(disk, settings, tls, peer_listeners, lost).await? {
         Found::Member(first) => Ok(first),
         Found::Proxy(members) => {
             log::info!("there are enough members: clients are passed on to them");

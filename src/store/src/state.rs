@@ -8,7 +8,7 @@ use redb::{Durability, ReadOnlyTable, ReadTransaction, StorageBackend, TableDefi
 
 use crate::command::{Change, Command, CommandError, Origin};
 use crate::consensus::{Entry, EntryKind, Mark};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_damage};
 use crate::mvcc::compact;
 use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, META, REVISIONS};
 use crate::mvcc::write::{Applied, Writer};
@@ -21,6 +21,12 @@ pub mod outgoing;
 
 /// Name of the file.
 pub const STATE_FILE: &str = "state.redb";
+/// A file that a program which panics leaves: the state is then looked at before it is used.
+pub const SUSPECT_FILE: &str = "suspect";
+/// What it holds when that was while the member was being opened: a second look would end the same way.
+pub const WHILE_OPENING: u8 = b'o';
+/// A state of up to so many bytes is looked at whole whenever it is opened, which takes up to a second.
+const ALWAYS_CHECKED_BYTES: u64 = 256 << 20;
 /// Its name until it is complete.
 const NEW_STATE_FILE: &str = "state.new";
 const FORMAT: u32 = 2;
@@ -53,6 +59,11 @@ pub enum StateError {
     /// A value of `meta` is missing or of the wrong length.
     #[error("{0:?} in the table meta is missing or broken")]
     Meta(&'static str),
+    /// The program that last opened the state panicked.
+    #[error(
+        "{STATE_FILE} cannot be opened without a fault (remove the file {SUSPECT_FILE} to try it again)"
+    )]
+    Unreadable,
     /// Written by a later version.
     #[error("state format {0} is not known")]
     Format(u32),
@@ -80,6 +91,21 @@ impl StateError {
             return false;
         };
         matches!(&**err, redb::Error::Io(err) if matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
+    /// Whether what was durable is not there any more.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Meta(_) | Self::Unreadable => true,
+            Self::Database { err, .. } => match &**err {
+                redb::Error::Corrupted(_)
+                | redb::Error::TableDoesNotExist(_)
+                | redb::Error::TableTypeMismatch { .. } => true,
+                redb::Error::Io(err) => err.kind() == io::ErrorKind::InvalidData,
+                _ => false,
+            },
+            _ => false,
+        }
     }
 }
 
@@ -135,7 +161,13 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.file.read(offset, out).map_err(|err| {
+            if is_damage(&err) {
+                io::Error::new(io::ErrorKind::InvalidData, err)
+            } else {
+                err
+            }
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -218,12 +250,23 @@ impl State {
             .map_err(StateError::File)
     }
 
-    /// Opens the state.
+    /// Opens the state. Unless it is large, or there is reason to, the checksums of all of it are looked at.
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn open(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self, StateError> {
-        let (raw, retired) = open_database(&*disk, STATE_FILE, cache_bytes)?;
+        let suspect = suspicion(&*disk)?;
+        if suspect == Some(WHILE_OPENING) {
+            return Err(StateError::Unreadable);
+        }
+        let (mut raw, retired) = open_database(&*disk, STATE_FILE, cache_bytes)?;
+        let bytes = disk.open(STATE_FILE, false).and_then(|file| file.size());
+        if suspect.is_some() || bytes.map_err(StateError::File)? <= ALWAYS_CHECKED_BYTES {
+            raw.check_integrity().during("check the state")?;
+        }
+        if suspect.is_some() {
+            disk.remove(SUSPECT_FILE).map_err(StateError::File)?;
+        }
         let database = Database(Arc::new(RwLock::new(Arc::new(raw))));
         let mut state = Self {
             disk,
@@ -465,6 +508,20 @@ impl State {
             members: self.roster.ids(),
         }
     }
+}
+
+/// The first byte of [`SUSPECT_FILE`], if there is one.
+fn suspicion(disk: &dyn Disk) -> Result<Option<u8>, StateError> {
+    let names = disk.list().map_err(StateError::File)?;
+    if !names.iter().any(|name| name == SUSPECT_FILE) {
+        return Ok(None);
+    }
+    let mut first = [0];
+    // One that is empty says that there was a panic, too.
+    let _ = disk
+        .open(SUSPECT_FILE, false)
+        .and_then(|file| file.read(0, &mut first));
+    Ok(Some(first[0]))
 }
 
 /// A database in a new file.

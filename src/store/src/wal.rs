@@ -237,6 +237,22 @@ impl Wal {
         changes
     }
 
+    /// Whose a log is, damaged or not, if that is legible.
+    pub fn legible_owner(disk: &dyn Disk) -> Option<Owner> {
+        let mut names = disk.list().ok()?;
+        names.retain(|name| segment_number(name).is_some());
+        names.sort_unstable();
+        names.iter().rev().find_map(|name| {
+            let mut head = [0; SEGMENT_HEAD_BYTES];
+            disk.open(name, false).ok()?.read(0, &mut head).ok()?;
+            let head = SegmentHead::decode(&head).ok()?;
+            Some(Owner {
+                cluster: head.cluster,
+                member: head.member,
+            })
+        })
+    }
+
     /// Removes a log that was made for a state that was then not made. One that holds anything is kept.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::join::{self, Found, Joining};
 use super::peers::ask_members;
+use super::refetch::{self, Lost};
 use super::shared::random_u64;
 use super::tls::PeerTls;
 use super::{Settings, peers};
@@ -77,6 +78,11 @@ pub enum BootstrapError {
     /// The cluster does not know this member.
     #[error("the cluster has no member with the peer URLs {}: add it first", .0.join(","))]
     NotAdded(Vec<String>),
+    /// The data was damaged and is put aside, and the other members do not know this one any more.
+    #[error(
+        "the member's data is put aside, and it has been removed from the cluster: add it anew"
+    )]
+    Removed,
 }
 
 /// What a new member begins with.
@@ -93,9 +99,14 @@ pub(super) async fn first(
     settings: &Settings,
     tls: &Option<PeerTls>,
     listeners: &[Arc<TcpListener>],
+    lost: Option<&Lost>,
 ) -> Result<Found, BootstrapError> {
     if State::exists(disk)? {
         return Ok(Found::Member(First::default()));
+    }
+    if let Some(lost) = lost {
+        let first = refetch::ask_to_replace(settings, tls.as_ref(), lost).await?;
+        return Ok(Found::Member(first));
     }
     let first = match &settings.bootstrap {
         Bootstrap::Join(joining) => return Ok(join::find(settings, joining, tls, listeners).await),

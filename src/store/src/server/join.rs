@@ -21,6 +21,7 @@ use crate::bytes::{Ended, Reader};
 use crate::command::{Change, Command};
 use crate::consensus::MemberChange;
 use crate::proto::etcdserverpb::{Member, MemberListResponse, ResponseHeader};
+use crate::refused::Refused;
 use crate::roster::MAX_VOTERS;
 use crate::state::Genesis;
 
@@ -33,6 +34,8 @@ const LISTEN_TIME: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(5);
 /// Time that a member may take to let another one in.
 const ADMIT_TIME: Duration = Duration::from_secs(8);
+/// Time after which it is given up to replace a member; its own patience is shorter, but half of it must not be left behind.
+const REPLACE_TIME: Duration = Duration::from_secs(60);
 
 /// How a member finds its cluster by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -369,6 +372,71 @@ impl Shared {
             member: Member { id, ..said.clone() },
         })
         .await?;
+        Ok(Answer::Member(id))
+    }
+}
+
+impl Shared {
+    /// A member without a token has lost its data.
+    pub(super) async fn let_in_anew(&self, said: &Member) -> Told {
+        let answer = self.replace(said).await.unwrap_or_else(|status| {
+            log::warn!(
+                "member {:x} has lost its data, and cannot be let in now: {}",
+                said.id,
+                status.message()
+            );
+            Answer::Later
+        });
+        Told {
+            answer,
+            cluster: self.owner.cluster,
+            members: self.members(),
+        }
+    }
+
+    async fn replace(&self, said: &Member) -> Result<Answer, GrpcStatus> {
+        let late = |_| GrpcStatus::unavailable("there is no majority of members");
+        // Only then does the roster hold what was decided before.
+        tokio::time::timeout(ADMIT_TIME, self.read(false))
+            .await
+            .map_err(late)??;
+        let roster = self.roster();
+        // The answer to an earlier question may not have come there.
+        let same = |m: &&Member| m.is_learner && m.peer_ur_ls == said.peer_ur_ls;
+        let earlier = roster.members.iter().find(same);
+        let Some(old) = roster.member(said.id).or(earlier).map(|m| m.id) else {
+            return Ok(Answer::Removed);
+        };
+        let id = random_u64().max(1);
+        log::warn!("member {old:x} has lost its data: it is replaced by member {id:x}");
+        let changes = [
+            Change {
+                kind: MemberChange::Remove(old),
+                promote: false,
+                member: Member::default(),
+            },
+            Change {
+                kind: MemberChange::AddLearner(id),
+                promote: true,
+                member: Member { id, ..said.clone() },
+            },
+        ];
+        let (gone, there) = (Refused::MemberNotFound, Refused::MemberExists);
+        let end = Instant::now() + REPLACE_TIME;
+        for (change, done) in changes.into_iter().zip([gone, there]) {
+            loop {
+                let made = tokio::time::timeout(ADMIT_TIME, self.change(change.clone())).await;
+                match made {
+                    Ok(Ok(_)) => break,
+                    // An earlier attempt came through after all.
+                    Ok(Err(status)) if status.message() == done.to_string() => break,
+                    Ok(Err(status)) if Instant::now() >= end => return Err(status),
+                    Err(err) if Instant::now() >= end => return Err(late(err)),
+                    // Half of it must not be left behind.
+                    Ok(Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
+                }
+            }
+        }
         Ok(Answer::Member(id))
     }
 }

@@ -35,6 +35,8 @@ const LIST: u8 = 2;
 const JOIN: u8 = 3;
 /// The caller brings a client.
 const CLIENT: u8 = 4;
+/// A member that has lost its data asks to be let in anew, where there is no token.
+const REPLACE: u8 = 5;
 /// Where members listen to each other unless configured otherwise.
 pub const PEER_PORT: u16 = 2380;
 /// Time that a request to take part may take: some entries have to be written.
@@ -482,6 +484,13 @@ async fn receive(shared: &Shared, stream: TcpStream, from: SocketAddr) -> io::Re
             let told = shared.admit(&said, cluster).await;
             asked.answer(&mut stream, token, &told.encode()).await
         }
+        REPLACE if cluster == shared.owner.cluster && shared.token().is_none() => {
+            let said = in_list_time(read_frame(&mut stream)).await?;
+            let said = Member::decode(said.as_slice()).map_err(io::Error::other)?;
+            let told = shared.let_in_anew(&said).await;
+            stream.write_all(&frame(&told.encode())).await?;
+            stream.flush().await
+        }
         LIST => {
             let list = MemberListResponse {
                 header: Some(ResponseHeader {
@@ -535,9 +544,39 @@ pub(super) async fn ask_members(
         let cluster = list.header.map_or(0, |h| h.cluster_id);
         Ok((cluster, list.members))
     };
-    tokio::time::timeout(LIST_TIME, ask)
+    in_list_time(ask).await
+}
+
+async fn in_list_time<T>(read: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(LIST_TIME, read)
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Asks a member of `cluster` to let in anew the one that is `said`, which has lost its data.
+pub(super) async fn ask_to_replace(
+    url: &str,
+    tls: Option<&PeerTls>,
+    cluster: u64,
+    said: &Member,
+) -> Result<Told, AskError> {
+    let said = frame(&said.encode_to_vec());
+    let ask = async {
+        let mut stream = connect(&[url.to_owned()], tls)
+            .await
+            .map_err(AskError::Connect)?;
+        let talk = async {
+            stream.write_all(&hello(REPLACE, cluster, 0, 0)).await?;
+            stream.write_all(&said).await?;
+            stream.flush().await?;
+            read_frame(&mut stream).await
+        };
+        talk.await.map_err(AskError::Closed)
+    };
+    let answer = tokio::time::timeout(JOIN_TIME, ask)
+        .await
+        .map_err(|_| AskError::Connect(io::ErrorKind::TimedOut.into()))??;
+    Told::decode(&answer).ok_or(AskError::Version)
 }
 
 /// Why a member's answer did not come.
@@ -549,6 +588,9 @@ pub(super) enum AskError {
     /// It is there, and does not talk.
     #[error("it does not accept the token, or is no member yet: {0}")]
     Refused(io::Error),
+    /// It is there, and hangs up.
+    #[error("it is of another cluster or version, wants a token, or is no member yet: {0}")]
+    Closed(io::Error),
     /// It said something that is no answer.
     #[error("its answer is of another version")]
     Version,

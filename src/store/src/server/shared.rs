@@ -497,6 +497,7 @@ impl From<Refused> for GrpcStatus {
 impl From<StateError> for GrpcStatus {
     fn from(err: StateError) -> Self {
         log::error!("the state cannot be read: {err}");
+        super::refetch::met(&err);
         Refused::Corrupt.into()
     }
 }

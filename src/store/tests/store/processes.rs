@@ -100,6 +100,21 @@ impl Member {
         }
     }
 
+    /// Ends it in order.
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pid = process.id().to_string();
+            let told = Command::new("kill").args(["-TERM", &pid]).status();
+            assert!(told.expect("kill starts").success());
+            process.wait().expect("it ends");
+        }
+    }
+
+    fn runs(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_some_and(|process| process.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
     fn etcdctl(&self, words: &[&str]) -> Output {
         Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
@@ -313,4 +328,123 @@ fn a_member_joins_by_a_whole_state_is_promoted_and_is_removed() {
         .lines()
         .find_map(|l| l.strip_prefix("\"ModRevision\" : "));
     assert_eq!(mod_revision.and_then(number), Some(32), "{revision}");
+}
+
+/// Flips a bit of an entry in the middle of the log, with whole blocks behind it.
+fn damage_log(member: &Member) {
+    let path = member.data_dir.join("wal-0000000000000001");
+    let mut bytes = std::fs::read(&path).expect("there is a log");
+    let written = bytes.iter().rposition(|b| *b != 0).expect("it is used");
+    let value = bytes[written / 2..].windows(9).position(|w| w == [b'v'; 9]);
+    bytes[written / 2 + value.expect("values follow") + 4] ^= 0x10;
+    std::fs::write(&path, bytes).expect("it can be written");
+}
+
+/// Flips a bit of each value in the state.
+fn damage_state(member: &Member) {
+    let path = member.data_dir.join("state.redb");
+    let mut bytes = std::fs::read(&path).expect("there is a state");
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(9).position(|w| w == [b'v'; 9]) {
+        bytes[at + found + 4] ^= 0x10;
+        at += found + 500;
+    }
+    assert!(at > 0, "values are in it");
+    std::fs::write(&path, bytes).expect("it can be written");
+}
+
+/// Damages every page of the state, so that the database's code may end with a fault.
+fn damage_pages(member: &Member) {
+    let path = member.data_dir.join("state.redb");
+    let mut bytes = std::fs::read(&path).expect("there is a state");
+    for page in bytes.chunks_mut(4096).skip(1) {
+        page[10] ^= 0x10;
+    }
+    std::fs::write(&path, bytes).expect("it can be written");
+}
+
+/// Name, id and status in a list of members.
+fn listed(list: &str, name: &str) -> Option<(String, String)> {
+    list.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(", ").collect();
+        (fields.get(2) == Some(&name)).then(|| (fields[0].to_owned(), fields[5].to_owned()))
+    })
+}
+
+#[test]
+fn damaged_members_of_a_cluster_without_a_token_fetch_their_state_from_the_others() {
+    let mut cluster = Cluster::start(&["a", "b", "c"]);
+    let urls = urls(&cluster.members);
+    for i in 0..40 {
+        let put = cluster.members[2].insist(&["put", &format!("k{i}"), &"v".repeat(500)]);
+        assert_eq!(put, "OK");
+    }
+    let damages: [fn(&Member); 3] = [damage_log, damage_state, damage_pages];
+    for (damaged, damage) in damages.into_iter().enumerate() {
+        let other = (damaged + 1) % 3;
+        let before = cluster.members[other].insist(&["member", "list"]);
+        let name = cluster.members[damaged].name.clone();
+        let (id, _) = listed(&before, &name).expect("it is a member");
+        if damaged == 0 {
+            cluster.members[damaged].kill();
+        } else {
+            cluster.members[damaged].stop();
+        }
+        damage(&cluster.members[damaged]);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            // As a supervisor does.
+            if !cluster.members[damaged].runs() {
+                cluster.members[damaged].start("new", &urls);
+            }
+            let list = cluster.members[other].insist(&["member", "list"]);
+            let status = listed(&list, &name);
+            let is_back = status.is_some_and(|(now, learner)| now != id && learner == "false");
+            if is_back && list.lines().count() == 3 {
+                break;
+            }
+            assert!(Instant::now() < end, "{name} stays away: {list}");
+        }
+        let all = ["get", "k", "--prefix", "--keys-only", "--consistency=s"];
+        cluster.members[damaged].wait_for(&all, |keys| {
+            keys.lines().filter(|line| line.starts_with('k')).count() == 40
+        });
+        let kept = cluster.members[damaged].data_dir.join("damaged");
+        assert!(kept.join("state.redb").exists(), "what there was is kept");
+    }
+    // What was put aside is not in the way of a restart, nor of the third one's end.
+    cluster.members[0].kill();
+    cluster.members[0].start("new", &urls);
+    cluster.members[0].insist(&["put", "after", "it"]);
+    cluster.members[2].kill();
+    cluster.members[1].wait_for(&["get", "after", "--print-value-only"], |said| said == "it");
+}
+
+#[test]
+fn a_damaged_member_that_was_removed_stays_outside_and_one_of_two_says_what_to_do() {
+    let mut cluster = Cluster::start(&["a", "b", "c"]);
+    let urls = urls(&cluster.members);
+    for i in 0..40 {
+        cluster.members[2].insist(&["put", &format!("k{i}"), &"v".repeat(500)]);
+    }
+    let list = cluster.members[2].insist(&["member", "list"]);
+    let (id, _) = listed(&list, "a").expect("it is a member");
+    cluster.members[0].kill();
+    cluster.members[2].insist(&["member", "remove", &id]);
+    damage_log(&cluster.members[0]);
+    cluster.members[0].start("new", &urls);
+    let ended = cluster.members[0].process.take().map(|mut p| p.wait());
+    assert_eq!(ended.and_then(|e| e.ok()?.code()), Some(3));
+    let list = cluster.members[2].insist(&["member", "list"]);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    // Two are left, each of which is needed for any change. Its state has to know of that.
+    cluster.members[1].kill();
+    cluster.members[1].start("new", &urls);
+    cluster.members[1].insist(&["get", "k1"]);
+    cluster.members[1].kill();
+    damage_log(&cluster.members[1]);
+    cluster.members[1].start("new", &urls);
+    let ended = cluster.members[1].process.take().map(|mut p| p.wait());
+    assert_eq!(ended.and_then(|e| e.ok()?.code()), Some(3));
+    assert!(!cluster.members[1].data_dir.join("damaged").exists());
 }

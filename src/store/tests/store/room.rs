@@ -6,6 +6,7 @@ use std::time::Duration;
 use orlop_store::command::Command;
 use orlop_store::node::{Node, NodeError, Options, Outbox};
 use orlop_store::proto::etcdserverpb::RangeRequest;
+use orlop_store::proto::mvccpb::KeyValue;
 use orlop_store::refused::Refused;
 
 use crate::keyspace::genesis;
@@ -158,4 +159,113 @@ fn a_lost_log_and_a_lost_state_are_told_and_nothing_begins_anew() {
         Err(NodeError::Wal(orlop_store::wal::WalError::NoState { .. }))
     ));
     assert_eq!(no_state.names(), names, "nothing was removed or made");
+}
+
+/// A member's disk with 300 keys, as it is when the power goes, and after an orderly end.
+fn filled() -> ([SimulatedDisk; 2], Duration) {
+    let disk = SimulatedDisk::default();
+    let (mut node, now) = serving(&disk);
+    for i in 0..300 {
+        let key = format!("key{i}");
+        ask(&mut node, now, put(key.as_bytes(), vec![b'v'; 200], 0)).expect("there is room");
+    }
+    let crashed = copied(&disk, |_, _| {});
+    node.close().expect("the state can be written");
+    ([crashed, copied(&disk, |_, _| {})], now)
+}
+
+fn copied(disk: &SimulatedDisk, mut change: impl FnMut(&str, &mut Vec<u8>)) -> SimulatedDisk {
+    let copy = SimulatedDisk::default();
+    for name in disk.names() {
+        let mut bytes = disk.bytes(&name);
+        change(&name, &mut bytes);
+        copy.put(&name, bytes);
+    }
+    copy
+}
+
+/// How an attempt to read all keys from a damaged state ended.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// All of them were there.
+    Whole,
+    /// Some were not, and nothing was said.
+    Silent,
+    /// It was told that they are not.
+    Told,
+    /// A fault in the database's own code; the program leaves word of it.
+    Panic,
+}
+
+fn outcome(disk: &SimulatedDisk, now: Duration) -> Outcome {
+    let attempt = || {
+        let mut node = open(disk, 2, now)?;
+        // What the log has is applied again.
+        for tick in 1..=40 {
+            node.step(now + Duration::from_millis(100) * tick, [])?;
+        }
+        let request = RangeRequest {
+            key: vec![0],
+            range_end: vec![0],
+            ..RangeRequest::default()
+        };
+        Ok(reader(&node).range(&request).map(|response| response.kvs))
+    };
+    let all = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)) {
+        Err(_) => return Outcome::Panic,
+        Ok(Err(NodeError::State(err))) if err.is_damage() => return Outcome::Told,
+        Ok(Err(err)) => panic!("{err:?} is taken for damage"),
+        Ok(Ok(all)) => all.expect("it was checked"),
+    };
+    let good = |kv: &KeyValue| kv.key.starts_with(b"key") && kv.value == [b'v'; 200];
+    if all.len() == 300 && all.iter().all(good) {
+        Outcome::Whole
+    } else {
+        Outcome::Silent
+    }
+}
+
+#[test]
+fn damage_anywhere_in_the_state_is_found_when_it_is_opened() {
+    let (disks, now) = filled();
+    let mut random = Random(7);
+    let (mut told, mut panics) = (0, 0);
+    for round in 0..120 {
+        let damaged = copied(&disks[round % 2], |name, bytes| {
+            if name != "state.redb" {
+                return;
+            }
+            let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            let at = used[random.below(used.len() as u64) as usize];
+            match round % 6 {
+                0 => bytes.truncate(at),
+                1 => bytes[at / 512 * 512..][..512].fill(0),
+                _ => bytes[at] ^= 1 << random.below(8),
+            }
+        });
+        match outcome(&damaged, now) {
+            Outcome::Silent => panic!("round {round}: keys are missing, and nothing was said"),
+            Outcome::Told => told += 1,
+            // Not all of the file is in use, and an older state is as good with the log.
+            Outcome::Whole => {}
+            Outcome::Panic => panics += 1,
+        }
+    }
+    assert!(told > 20, "only {told} were found");
+    assert!(panics < 12, "{panics} ended with a fault");
+}
+
+#[test]
+fn a_state_that_could_not_be_opened_without_a_fault_is_taken_for_damaged() {
+    let (disks, now) = filled();
+    let after = |suspicion: &[u8]| {
+        let disk = copied(&disks[0], |_, _| {});
+        disk.put("suspect", suspicion.to_vec());
+        let outcome = outcome(&disk, now);
+        (outcome, disk.names().contains(&"suspect".to_owned()))
+    };
+    assert_eq!(after(b"o"), (Outcome::Told, true));
+    // One that ran before the fault is looked at, and found whole.
+    assert_eq!(after(b"r"), (Outcome::Whole, false));
+    assert_eq!(after(b""), (Outcome::Whole, false));
 }
