@@ -50,9 +50,10 @@ use shared::{Shared, Ticket};
 use tls::{Io, PeerTls};
 
 pub(crate) use bootstrap::first_member;
-pub use bootstrap::{Bootstrap, BootstrapError};
+pub use bootstrap::{Bootstrap, BootstrapError, member_id};
 pub use join::Joining;
 pub use peers::{PEER_PORT, address_of};
+pub use refetch::DISCOVERY_FILE;
 pub use tls::{MEMBER_NAME, TlsError, TlsFiles};
 pub use token::Token;
 
@@ -142,9 +143,9 @@ pub enum ServeError {
         #[source]
         err: NodeError,
     },
-    /// What was durable is lost, and the only other member cannot let this one in: it takes both to decide that.
+    /// What was durable is lost, and without this member the others, mostly one of two, are too few to decide anything.
     #[error(
-        "the data in {} is damaged, and of two members the other one cannot let this one in anew: save its state there (etcdctl snapshot save), and begin from that (etcdctl snapshot restore)",
+        "the data in {} is damaged, and the other member cannot let this one in anew, for it takes both to decide that: save the state there (etcdctl snapshot save), and begin from it (etcdctl snapshot restore)",
         path.display()
     )]
     DamagedOfTwo {

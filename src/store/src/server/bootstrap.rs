@@ -162,7 +162,7 @@ pub(crate) fn first_member(
     let records: Vec<Member> = members
         .iter()
         .map(|(name, urls)| Member {
-            id: id_of(&[sorted(urls).join(",").as_bytes(), token.as_bytes()]),
+            id: member_id(urls, token),
             name: name.clone(),
             peer_ur_ls: urls.clone(),
             ..Member::default()
@@ -181,6 +181,11 @@ pub(crate) fn first_member(
         member: this,
         members: records,
     })
+}
+
+/// The id of a first member of a cluster: it follows from its URLs for peers and the cluster's token.
+pub fn member_id(urls: &[String], token: &str) -> u64 {
+    id_of(&[sorted(urls).join(",").as_bytes(), token.as_bytes()])
 }
 
 fn id_of(parts: &[&[u8]]) -> u64 {

@@ -29,6 +29,8 @@ const ASIDE: &str = "damaged";
 /// The lock of the directory, which stays.
 const LOCK: &str = "lock";
 
+/// The first members, as they were found at a discovery URL. It stays: it says whom to ask.
+pub const DISCOVERY_FILE: &str = "discovery";
 /// In it: whose the data was, for a member that is let in without a token. Lines of a word and its value: `cluster` and
 /// `member` with an id in hexadecimal, and for each URL of another member `peer`.
 const LOST_FILE: &str = "member";
@@ -214,6 +216,11 @@ pub(super) fn put_aside(
         return Err(ServeError::DamagedAlone { path, err });
     };
     let mut others: BTreeSet<u64> = members.iter().map(|m| m.id).collect();
+    let mut voters: BTreeSet<u64> = members
+        .iter()
+        .filter(|m| !m.is_learner)
+        .map(|m| m.id)
+        .collect();
     peers.extend(
         members
             .into_iter()
@@ -226,9 +233,13 @@ pub(super) fn put_aside(
             Ok((_, change)) => match change.kind {
                 MemberChange::Remove(id) => {
                     others.remove(&id);
+                    voters.remove(&id);
                 }
-                MemberChange::AddLearner(id) | MemberChange::Promote(id) => {
+                kind @ (MemberChange::AddLearner(id) | MemberChange::Promote(id)) => {
                     others.insert(id);
+                    if matches!(kind, MemberChange::Promote(_)) {
+                        voters.insert(id);
+                    }
                     if id != owner.member {
                         peers.extend(change.member.peer_ur_ls);
                     }
@@ -240,18 +251,20 @@ pub(super) fn put_aside(
     others.remove(&owner.member);
     peers.sort_unstable();
     peers.dedup();
-    // Without the state only the settings tell of the first members.
-    let count = if is_legible {
-        others.len()
+    let all = voters.len();
+    voters.remove(&owner.member);
+    // Without the state only the settings tell of the first members; those of a token tell just of some.
+    let (is_alone, can_decide) = if is_legible {
+        (others.is_empty(), voters.len() * 2 > all)
     } else {
-        others.len().max(configured_peers(settings).len())
+        let count = others.len().max(configured_peers(settings).len());
+        (count == 0, count > 1 || settings.bootstrap.joining().is_some())
     };
-    match count {
-        0 => return Err(ServeError::DamagedAlone { path, err }),
-        1 if settings.bootstrap.joining().is_none() => {
-            return Err(ServeError::DamagedOfTwo { path, err });
-        }
-        _ => {}
+    if is_alone {
+        return Err(ServeError::DamagedAlone { path, err });
+    }
+    if !can_decide {
+        return Err(ServeError::DamagedOfTwo { path, err });
     }
     log::error!(
         "{:#}: the data is put aside in {}, and the state is fetched from the other members",
@@ -350,7 +363,7 @@ impl std::fmt::Display for Chain<'_> {
 /// The state goes last: should the power go before, the log is missing, which is damage too, and this begins again.
 fn move_all(disk: &Directory, path: &Path, aside: &Path, lost: &Lost) -> io::Result<()> {
     let mut names = disk.list()?;
-    names.retain(|name| name != LOCK && name != ASIDE);
+    names.retain(|name| ![LOCK, ASIDE, DISCOVERY_FILE].contains(&name.as_str()));
     names.sort_unstable_by_key(|name| name == STATE_FILE);
     if names.iter().any(|name| name.starts_with("wal-")) && aside.exists() {
         // What was put aside before has been replaced since.
