@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::api;
 use crate::client::{Client, ClientError};
+use crate::connect::TlsFlags;
 use crate::facts::Facts;
 use crate::records::MachineRecord;
 use crate::registry::{Change, PRESENCE_TTL, Registry};
@@ -28,6 +29,8 @@ use crate::supervisor::Supervisor;
 pub struct Settings {
     /// The store's client URLs.
     pub endpoints: Vec<String>,
+    /// The certificates for those at `https://`.
+    pub tls: TlsFlags,
     /// This machine's id.
     pub machine_id: String,
     /// What this machine has.
@@ -195,7 +198,7 @@ pub async fn serve(
             err,
         })?;
     }
-    let client = Client::new(&settings.endpoints)?;
+    let client = Client::new(&settings.endpoints, &settings.tls)?;
     let id = MachineId::new(&settings.machine_id);
     let shared = Arc::new(Shared {
         id,

@@ -1,6 +1,6 @@
 //! The store, by etcd's v3 API: what the agent needs of it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use orlop_store::proto::etcdserverpb as pb;
@@ -13,6 +13,8 @@ use pb::watch_client::WatchClient;
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+
+use crate::connect::{HTTP2, Opener, Target, TlsFlags};
 
 /// How long a request may take; etcd's own clients take 5 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,9 +30,14 @@ const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// An endpoint is no URL.
-    #[error("{0:?} is no endpoint such as http://127.0.0.1:2379")]
-    Endpoint(String),
+    /// An endpoint is none, or its certificates cannot be used.
+    #[error("the store's endpoint {endpoint}: {reason}")]
+    Endpoint {
+        /// Which.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
     /// There is no endpoint.
     #[error("no endpoint of the store is given")]
     NoEndpoint,
@@ -99,22 +106,28 @@ pub struct Watch {
 }
 
 impl Client {
-    /// Takes the store's client URLs; connections are made when they are needed. Must be called within a runtime.
+    /// Takes the store's client URLs, and the certificates for those at `https://`; connections are made when they are
+    /// needed. Must be called within a runtime.
     ///
     /// # Errors
     /// [`ClientError::Endpoint`], [`ClientError::NoEndpoint`].
-    pub fn new(endpoints: &[String]) -> Result<Self, ClientError> {
+    pub fn new(endpoints: &[String], tls: &TlsFlags) -> Result<Self, ClientError> {
         let channels = endpoints
             .iter()
             .map(|url| {
-                let endpoint = Endpoint::from_shared(url.clone())
-                    .map_err(|_| ClientError::Endpoint(url.clone()))?
+                let wrong = |reason| ClientError::Endpoint {
+                    endpoint: url.clone(),
+                    reason,
+                };
+                let target = Target::new(url, tls, HTTP2).map_err(wrong)?;
+                let endpoint = Endpoint::from_shared(format!("http://{}", target.authority()))
+                    .map_err(|err| wrong(err.to_string()))?
                     .connect_timeout(CONNECT_TIMEOUT)
                     .http2_keep_alive_interval(KEEP_ALIVE)
                     .keep_alive_timeout(KEEP_ALIVE)
-                    .keep_alive_while_idle(true)
-                    .tcp_nodelay(true);
-                Ok((url.clone(), endpoint.connect_lazy()))
+                    .keep_alive_while_idle(true);
+                let opener = Opener(Arc::new(target));
+                Ok((url.clone(), endpoint.connect_with_connector_lazy(opener)))
             })
             .collect::<Result<Vec<_>, _>>()?;
         if channels.is_empty() {

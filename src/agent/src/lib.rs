@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod api;
 pub mod client;
+pub mod connect;
 pub mod engine;
 pub mod facts;
 pub mod hands;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use orlop_agent::agent::{self, Settings, Timing};
+use orlop_agent::connect::TlsFlags;
 use orlop_agent::facts::{self, Facts};
 use orlop_agent::supervisor::Pid1;
 
@@ -21,13 +22,22 @@ const GROUP: &str = "sudo";
 /// Takes work from the store, reports what is, and may lead the scheduler.
 ///
 /// Each flag can be given in the environment, as fleetd's were: FLEET_PUBLIC_IP, FLEET_METADATA, FLEET_ETCD_SERVERS,
-/// FLEET_DISABLE_ENGINE.
+/// FLEET_ETCD_CAFILE, FLEET_ETCD_CERTFILE, FLEET_ETCD_KEYFILE, FLEET_DISABLE_ENGINE.
 #[derive(Debug, Parser)]
 #[command(name = "orlop agent", no_binary_name = true)]
 struct Flags {
     /// The store's client URLs, with commas between
     #[arg(long, visible_alias = "etcd-servers", value_name = "URLS")]
     endpoints: Option<String>,
+    /// The authority of the store's certificates, PEM; for endpoints at https://
+    #[arg(long, value_name = "FILE")]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate that is shown to the store, PEM
+    #[arg(long, value_name = "FILE")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    etcd_keyfile: Option<PathBuf>,
     /// What units' MachineMetadata is compared with: KEY=VALUE, with commas between
     #[arg(long, value_name = "PAIRS")]
     metadata: Option<String>,
@@ -99,22 +109,15 @@ fn settings(
     let from = |flag: Option<String>, name: &str| flag.or_else(|| environment(name));
     let endpoints = from(flags.endpoints, "FLEET_ETCD_SERVERS")
         .unwrap_or_else(|| "http://127.0.0.1:2379".to_owned());
-    let tls = [
-        "FLEET_ETCD_CAFILE",
-        "FLEET_ETCD_CERTFILE",
-        "FLEET_ETCD_KEYFILE",
-    ];
-    let tls = tls
-        .iter()
-        .find(|name| environment(name).is_some_and(|v| !v.is_empty()));
-    if let Some(name) = tls {
-        return Err(format!("{name}: TLS to the store is not supported yet"));
-    }
-    if endpoints.contains("https://") {
-        return Err(format!(
-            "{endpoints}: TLS to the store is not supported yet, use http://"
-        ));
-    }
+    let file = |flag: Option<PathBuf>, name: &str| {
+        flag.or_else(|| environment(name).filter(|v| !v.is_empty()).map(Into::into))
+    };
+    let tls = TlsFlags {
+        authority: file(flags.etcd_cafile, "FLEET_ETCD_CAFILE"),
+        certificate: file(flags.etcd_certfile, "FLEET_ETCD_CERTFILE"),
+        key: file(flags.etcd_keyfile, "FLEET_ETCD_KEYFILE"),
+        unverified: false,
+    };
     let metadata = metadata(&from(flags.metadata, "FLEET_METADATA").unwrap_or_default())?;
     let public_ip = match (flags.public_ip, environment("FLEET_PUBLIC_IP")) {
         (None, Some(text)) if !text.is_empty() => Some(
@@ -148,6 +151,7 @@ fn settings(
             .map(|url| url.trim().to_owned())
             .filter(|url| !url.is_empty())
             .collect(),
+        tls,
         machine_id,
         facts: Facts::new(move || facts::gather(&data, &unit::DIRECTORIES, &metadata, public_ip)),
         units_directory: flags.units_directory,
@@ -215,13 +219,17 @@ mod tests {
         let from_flags = parsed(&args, &environment).unwrap();
         assert_eq!(from_flags.facts.look().metadata.len(), 1);
         assert!(parsed(&["--machine-id", "m1", "--metadata", "c"], &[]).is_err());
-        assert!(parsed(&args, &[("FLEET_ETCD_CAFILE", "/ca.pem")]).is_err());
-        assert!(
-            parsed(
-                &[&args[..], &["--endpoints", "https://a:2379"]].concat(),
-                &[]
-            )
-            .is_err()
+        let environment = [("FLEET_ETCD_CAFILE", "/ca.pem")];
+        let args = [
+            &args[..],
+            &["--etcd-certfile", "/c", "--etcd-keyfile", "/k"],
+        ]
+        .concat();
+        let tls = parsed(&args, &environment).unwrap().tls;
+        assert_eq!(tls.authority, Some("/ca.pem".into()));
+        assert_eq!(
+            (tls.certificate, tls.key),
+            (Some("/c".into()), Some("/k".into()))
         );
     }
 

@@ -12,7 +12,7 @@ mod print;
 mod snapshot;
 mod text;
 mod turns;
-mod v2;
+pub(crate) mod v2;
 mod watch;
 
 use std::ffi::OsString;
@@ -150,9 +150,9 @@ const MISSING: &[(&str, &str)] = &[
 
 /// Why a command failed, and the exit code that says so.
 #[derive(Debug)]
-struct Failure {
-    code: u8,
-    message: String,
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
     /// The message stands for itself, without the heading of errors.
     plain: bool,
 }

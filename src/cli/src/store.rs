@@ -1,11 +1,14 @@
 //! `orlop store`: a member of the store in the foreground, with etcd's flags.
 
+mod discovery;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use orlop_agent::connect::TlsFlags;
 use orlop_store::node::{AutoCompaction, Options, TICK};
 use orlop_store::server::{
     self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Tls, TlsFiles, Token,
@@ -131,6 +134,11 @@ const FLAGS: &[Flag] = &[
         "tells clusters of the same first members apart",
     ),
     flag(
+        "discovery",
+        "",
+        "URL at which the first members find one another, instead of --initial-cluster: http://HOST:PORT/v2/keys/… of any etcd or Orlop store, where …/_config/size is their number",
+    ),
+    flag(
         "token",
         "",
         "the secret by which machines are let into the cluster; with it a member needs no --initial-cluster",
@@ -212,7 +220,8 @@ const FLAGS: &[Flag] = &[
         "authority of the members' certificates, PEM; each needs one for its address or for orlop-store",
     ),
     accepted_switch("peer-client-cert-auth"),
-    refused("discovery", false),
+    fixed("discovery-fallback", "exit"),
+    refused("discovery-proxy", false),
     refused("discovery-srv", false),
     refused("force-new-cluster", true),
     refused("proxy", false),
@@ -239,9 +248,39 @@ const FLAGS: &[Flag] = &[
 
 /// What was said on the command line, or why it cannot be.
 enum Parsed {
-    Run(Box<Settings>),
+    Run(Box<Settings>, Option<Discovery>),
     Help,
     Version,
+}
+
+/// Where the first members find one another.
+#[derive(Debug)]
+struct Discovery {
+    url: String,
+    tls: TlsFlags,
+}
+
+impl Discovery {
+    /// Sets who the first members are, once they are known.
+    fn complete(&self, settings: &mut Settings) -> Result<(), String> {
+        let Settings {
+            name,
+            data_dir,
+            peer_urls,
+            ..
+        } = &*settings;
+        let found = discovery::find(&self.url, &self.tls, data_dir, name, peer_urls);
+        settings.bootstrap = Bootstrap::New {
+            members: found.map_err(|err| format!("discovery: {err}"))?,
+            token: self.url.clone(),
+        };
+        match settings.bad_peer_urls().first() {
+            Some(url) => Err(format!(
+                "discovery: members are reached at http://IP:PORT, not at {url:?}"
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Runs the role. Ends with 0 after SIGTERM, 1 on a failure, 2 on a command line that is not understood.
@@ -260,7 +299,11 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
-        Ok(Parsed::Run(settings)) => {
+        Ok(Parsed::Run(mut settings, discovery)) => {
+            if let Some(problem) = discovery.and_then(|d| d.complete(&mut settings).err()) {
+                eprintln!("orlop store: {problem}");
+                return ExitCode::FAILURE;
+            }
             match server::run(&settings, |ready| announce(&settings, ready)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(err) => {
@@ -491,7 +534,39 @@ fn parse(
             "-initial-cluster: members are reached at http://IP:PORT, not at {url:?}"
         ));
     }
-    Ok(Parsed::Run(Box::new(settings)))
+    let discovery = given("discovery").map(|url| Discovery {
+        url,
+        tls: TlsFlags {
+            authority: given("trusted-ca-file").map(PathBuf::from),
+            certificate: given("cert-file").map(PathBuf::from),
+            key: given("key-file").map(PathBuf::from),
+            unverified: false,
+        },
+    });
+    if discovery.is_some() {
+        if let Some(other) = ["token", "initial-cluster"]
+            .into_iter()
+            .find(|n| given(n).is_some())
+        {
+            return Err(format!("-discovery and -{other} exclude each other"));
+        }
+        if given("initial-advertise-peer-urls").is_none() {
+            return Err(
+                "-discovery needs -initial-advertise-peer-urls, where the others reach this member"
+                    .into(),
+            );
+        }
+        if let Some(url) = settings
+            .peer_urls
+            .iter()
+            .find(|u| server::address_of(u).is_none())
+        {
+            return Err(format!(
+                "-initial-advertise-peer-urls: members are reached at http://IP:PORT, not at {url:?}"
+            ));
+        }
+    }
+    Ok(Parsed::Run(Box::new(settings), discovery))
 }
 
 /// Heartbeats and elections, in ticks of 100 ms, within etcd's bounds.
@@ -718,7 +793,7 @@ mod tests {
     fn parsed(args: &[&str]) -> Result<Settings, String> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         match parse(&args, |name| (name == HOSTNAME).then(|| "host".into()))? {
-            Parsed::Run(settings) => Ok(*settings),
+            Parsed::Run(settings, _) => Ok(*settings),
             _ => Err("not a run".into()),
         }
     }
@@ -876,6 +951,18 @@ mod tests {
                 "m1.example.org",
             ),
             (&["--token=x", "--join=http://10.0.0.1"], "-machine"),
+            (
+                &["--discovery=http://a/v2/keys/d"],
+                "-initial-advertise-peer-urls",
+            ),
+            (
+                &[
+                    "--discovery=http://a/v2/keys/d",
+                    "--initial-cluster=default=http://127.0.0.1:2380",
+                ],
+                "exclude each other",
+            ),
+            (&["--discovery-fallback=proxy"], "exit is all there is"),
         ] {
             let problem = parsed(args).expect_err("it must be refused");
             assert!(problem.contains(part), "{problem:?} should name {part:?}");

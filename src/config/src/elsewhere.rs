@@ -56,8 +56,12 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ),
     ("fleet.verify_units", "units are not signed"),
     (
-        "store.discovery",
-        "give store.token and store.join instead: there is no need for a discovery service",
+        "store.discovery_fallback",
+        "a member that finds the cluster full ends; with store.token it passes its clients on",
+    ),
+    (
+        "store.discovery_srv",
+        "names in DNS are not asked for: give store.token and store.join, or store.discovery",
     ),
     (
         "store.proxy",

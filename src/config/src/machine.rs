@@ -158,6 +158,8 @@ record! {
         pub initial_cluster: Vec<Sourced<String>>,
         /// `new`, or `existing` to join a cluster that the machine was added to, instead of a token.
         pub initial_cluster_state: Option<Sourced<String>>,
+        /// The URL at which the first members find one another, instead of a token: keys of any etcd or Orlop store's v2 API.
+        pub discovery: Option<Sourced<String>>,
         /// Tells clusters of the same first members apart.
         pub initial_cluster_token: Option<Sourced<String>>,
         /// The certificate for clients at https:// URLs, a path.

@@ -182,13 +182,21 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Machines m0, m1, … of 1000 MB each.
     pub(crate) fn new(kind: Kind, count: usize) -> Self {
-        let store = Store::new(kind);
+        Self::with(Store::new(kind, false), count)
+    }
+
+    /// The same, and the store takes only clients with a certificate.
+    pub(crate) fn with_tls(kind: Kind, count: usize) -> Self {
+        Self::with(Store::new(kind, true), count)
+    }
+
+    fn with(store: Store, count: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
         let client = runtime
-            .block_on(async { Client::new(&[store.url()]) })
+            .block_on(async { Client::new(&[store.url(store.address())], &store.certificates()) })
             .expect("a client");
         let directory = tempfile::tempdir().expect("a directory");
         let log: Arc<Mutex<Vec<Event>>> = Arc::default();
@@ -210,7 +218,8 @@ impl Cluster {
                     log: Arc::clone(&log),
                 },
                 settings: Settings {
-                    endpoints: vec![way.url()],
+                    endpoints: vec![store.url(way.address())],
+                    tls: store.certificates(),
                     machine_id: id,
                     facts: facts.into(),
                     units_directory: own.join("units"),

@@ -26,7 +26,16 @@ scenes![
     agents_that_die_and_return_move_nothing,
     a_lost_machine_is_replaced_and_starts_nothing_of_its_own_when_it_boots,
     the_api_takes_units_and_says_why_they_wait,
+    agents_reach_a_store_that_speaks_tls_alone,
 ];
+
+fn agents_reach_a_store_that_speaks_tls_alone(kind: Kind) {
+    let cluster = Cluster::with_tls(kind, 2);
+    cluster.submit("web.service", "Publish=www:80", "launched");
+    cluster.until("it runs and is announced", |c| {
+        c.on("web.service").len() == 1 && c.keys("/services/www/").len() == 1
+    });
+}
 
 fn units_are_spread_started_stopped_and_destroyed(kind: Kind) {
     let cluster = Cluster::new(kind, 3);

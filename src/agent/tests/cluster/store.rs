@@ -2,16 +2,22 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use orlop_agent::client::Client;
+use orlop_agent::connect::TlsFlags;
+use orlop_store::server::{Tls, TlsFiles};
+
 /// Where a child process of the test finds what to serve.
 const DATA_DIR: &str = "ORLOP_AGENT_TEST_DATA_DIR";
 const ADDRESS: &str = "ORLOP_AGENT_TEST_ADDRESS";
+/// Where it finds its certificates, if it speaks TLS.
+const CERTIFICATES: &str = "ORLOP_AGENT_TEST_CERTIFICATES";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Our member itself, when this binary is started by one of the tests; else nothing.
@@ -20,15 +26,32 @@ fn member_process() {
     let (Some(data_dir), Ok(address)) = (std::env::var_os(DATA_DIR), std::env::var(ADDRESS)) else {
         return;
     };
+    let files = std::env::var_os(CERTIFICATES).map(PathBuf::from);
+    let address: SocketAddr = address.parse().expect("an address");
+    let (listen, tls) = match files {
+        None => (vec![address], Tls::default()),
+        Some(files) => {
+            let tls = Tls {
+                listen: vec![address],
+                clients: Some(TlsFiles {
+                    certificate: files.join("crt"),
+                    key: files.join("key"),
+                    authority: Some(files.join("ca")),
+                }),
+                peers: None,
+            };
+            (Vec::new(), tls)
+        }
+    };
     let settings = orlop_store::server::Settings {
         name: "one".into(),
         data_dir: data_dir.into(),
-        listen: vec![address.parse().expect("an address")],
+        listen,
         client_urls: vec![format!("http://{address}")],
         peer_listen: Vec::new(),
         peer_urls: vec!["http://localhost:2380".into()],
         bootstrap: orlop_store::server::Bootstrap::Alone,
-        tls: orlop_store::server::Tls::default(),
+        tls,
         options: orlop_store::node::Options::default(),
     };
     orlop_store::server::run(&settings, |_| {}).expect("the member serves");
@@ -42,6 +65,8 @@ pub(crate) enum Kind {
 
 pub(crate) struct Store {
     kind: Kind,
+    /// It takes only clients with a certificate then.
+    tls: bool,
     directory: tempfile::TempDir,
     address: SocketAddr,
     process: Child,
@@ -53,18 +78,45 @@ fn free_address() -> SocketAddr {
         .expect("loopback has a free port")
 }
 
-fn spawn(kind: Kind, directory: &Path, address: SocketAddr) -> Child {
+/// An authority, and a certificate for loopback and its key, that serves both sides.
+fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    let write = |name: &str, text: String| {
+        std::fs::write(directory.join(name), text).expect("it can be written");
+    };
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let authority_key = KeyPair::generate()?;
+    write("ca", authority().self_signed(&authority_key)?.pem());
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+    let issuer = Issuer::new(authority(), authority_key);
+    write("crt", params.signed_by(&key, &issuer)?.pem());
+    write("key", key.serialize_pem());
+    Ok(())
+}
+
+fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Child {
+    let data_dir = directory.join("data");
+    let [ca, crt, key] = ["ca", "crt", "key"].map(|name| directory.join(name));
     let mut command = match kind {
         Kind::Ours => {
             let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
             command
                 .args(["store::member_process", "--exact", "--nocapture"])
-                .env(DATA_DIR, directory)
+                .env(DATA_DIR, data_dir)
                 .env(ADDRESS, address.to_string());
+            if tls {
+                command.env(CERTIFICATES, directory);
+            }
             command
         }
         Kind::Etcd => {
-            let url = format!("http://{address}");
+            let url = format!("{}://{address}", if tls { "https" } else { "http" });
             let peer = format!("http://{}", free_address());
             let mut command = Command::new("etcd");
             command
@@ -79,7 +131,13 @@ fn spawn(kind: Kind, directory: &Path, address: SocketAddr) -> Child {
                 .args(["--initial-advertise-peer-urls", "http://localhost:2380"])
                 .args(["--initial-cluster", "one=http://localhost:2380"])
                 .arg("--data-dir")
-                .arg(directory);
+                .arg(data_dir);
+            if tls {
+                command.args(["--cert-file".as_ref(), crt.as_os_str()]);
+                command.args(["--key-file".as_ref(), key.as_os_str()]);
+                command.args(["--trusted-ca-file".as_ref(), ca.as_os_str()]);
+                command.arg("--client-cert-auth");
+            }
             command
         }
     };
@@ -93,12 +151,16 @@ fn spawn(kind: Kind, directory: &Path, address: SocketAddr) -> Child {
 }
 
 impl Store {
-    pub(crate) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind, tls: bool) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        if tls {
+            make_certificates(directory.path()).expect("certificates are made");
+        }
         let address = free_address();
-        let process = spawn(kind, directory.path(), address);
+        let process = spawn(kind, directory.path(), address, tls);
         let store = Self {
             kind,
+            tls,
             directory,
             address,
             process,
@@ -111,8 +173,20 @@ impl Store {
         self.address
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// The URL of the store when it is reached at an address.
+    pub(crate) fn url(&self, address: SocketAddr) -> String {
+        format!("{}://{address}", if self.tls { "https" } else { "http" })
+    }
+
+    /// What its clients need.
+    pub(crate) fn certificates(&self) -> TlsFlags {
+        let file = |name| Some(self.directory.path().join(name)).filter(|_| self.tls);
+        TlsFlags {
+            authority: file("ca"),
+            certificate: file("crt"),
+            key: file("key"),
+            unverified: false,
+        }
     }
 
     fn wait(&self) {
@@ -124,6 +198,9 @@ impl Store {
     }
 
     fn is_healthy(&self) -> bool {
+        if self.tls {
+            return self.answers();
+        }
         let ask = || {
             let mut stream = TcpStream::connect(self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -135,6 +212,17 @@ impl Store {
         ask().is_ok_and(|text| text.contains("\"true\""))
     }
 
+    fn answers(&self) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let client = Client::new(&[self.url(self.address)], &self.certificates());
+            client.expect("a client").read_all("/").await.is_ok()
+        })
+    }
+
     /// As by SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("kill the store");
@@ -142,7 +230,7 @@ impl Store {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.kind, self.directory.path(), self.address);
+        self.process = spawn(self.kind, self.directory.path(), self.address, self.tls);
         self.wait();
     }
 }
@@ -200,8 +288,8 @@ impl Way {
         });
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn cut(&self) {

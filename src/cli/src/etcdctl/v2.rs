@@ -1,7 +1,7 @@
 //! `etcdctl` for the v2 API: `ETCDCTL_API=2`.
 
 mod cluster;
-mod http;
+pub(crate) mod http;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

@@ -402,3 +402,42 @@ pub(crate) const STREAMS: &[(&str, &[&str], usize)] = &[
         4,
     ),
 ];
+
+/// What is run on a store that takes only clients with a certificate: the API, the words, the input.
+pub(crate) const TLS: &[(&str, &[&str], &str)] = &[
+    ("3", &["put", "a", "1"], ""),
+    ("3", &["get", "a", "-w", "json"], ""),
+    (
+        "3",
+        &["txn"],
+        "value(\"a\") = \"1\"\n\nput a 2\n\nput a 3\n\n",
+    ),
+    ("3", &["lease", "grant", "100"], ""),
+    ("3", &["put", "b", "1", "--lease=LEASE"], ""),
+    ("3", &["lease", "keep-alive", "--once", "LEASE"], ""),
+    ("3", &["member", "list"], ""),
+    ("3", &["endpoint", "health"], ""),
+    ("3", &["endpoint", "health", "--cluster"], ""),
+    ("3", &["endpoint", "status", "--cluster", "-w", "json"], ""),
+    ("3", &["defrag", "--cluster"], ""),
+    ("2", &["set", "/two", "x"], ""),
+    ("2", &["get", "/two"], ""),
+    ("2", &["ls", "-r"], ""),
+    ("2", &["mk", "/two", "y"], ""),
+    ("2", &["member", "list"], ""),
+    ("2", &["cluster-health"], ""),
+    ("2", &["rm", "/two"], ""),
+];
+
+/// What must not get in there.
+pub(crate) const TLS_FAILING: &[(&str, &[&str])] = &[
+    ("3", &["--cacert=OTHER", "--command-timeout=2s", "get", "a"]),
+    (
+        "3",
+        &["--cert=", "--key=", "--command-timeout=2s", "get", "a"],
+    ),
+    ("3", &["--cacert=/nowhere", "get", "a"]),
+    ("2", &["--ca-file=OTHER", "get", "/two"]),
+    ("2", &["--cert-file=", "--key-file=", "get", "/two"]),
+    ("2", &["--ca-file=/nowhere", "get", "/two"]),
+];

@@ -2,13 +2,14 @@
 //! store and on etcd.
 
 mod commands;
+mod discovery;
 mod sides;
 mod snapshot;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use commands::{FAILING, STREAMS, V2, V3};
+use commands::{FAILING, STREAMS, TLS, TLS_FAILING, V2, V3};
 use sides::{ARGUMENTS, MARK, Program, Server, Side};
 
 /// The program itself, when this binary is started by one of the tests; else nothing.
@@ -93,5 +94,32 @@ fn what_goes_on_for_ever_prints_what_debians_prints() {
     for (api, words, lines) in STREAMS {
         let [debians, ours] = sides.each_mut().map(|side| side.stream(api, words, *lines));
         assert_eq!(debians, ours, "{api} {words:?}");
+    }
+}
+
+#[test]
+fn commands_by_tls_print_what_debians_print() {
+    for server in [Server::Ours, Server::Etcd] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut sides = [Program::Debians, Program::Ours]
+            .map(|program| Side::with_tls(program, server, directory.path()));
+        for (api, words, input) in TLS {
+            let [debians, ours] = sides.each_mut().map(|side| side.run(api, words, input));
+            assert_eq!(debians, ours, "{server:?} {api} {words:?}");
+            let taken = words[0] == "mk";
+            assert_eq!(
+                ours.code == Some(0),
+                !taken,
+                "{server:?} {words:?}: {ours:?}"
+            );
+        }
+        for (api, words) in TLS_FAILING {
+            let [debians, ours] = sides.each_mut().map(|side| side.run(api, words, ""));
+            assert_eq!(
+                debians.code, ours.code,
+                "{server:?} {api} {words:?}: {ours:?}"
+            );
+            assert_ne!(ours.code, Some(0), "{server:?} {api} {words:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(crate) enum Server {
 pub(crate) struct Side {
     program: Program,
     address: SocketAddr,
+    /// Where the certificates are, if the server takes only clients that have one.
+    certificates: Option<PathBuf>,
     process: Child,
     lease: String,
     first: String,
@@ -49,14 +51,38 @@ pub(crate) struct Outcome {
     pub(crate) errors: String,
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())
         .expect("loopback has a free port")
 }
 
+/// An authority, another one, and a certificate for loopback and its key, that serves both sides.
+fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    let write = |name: &str, text: String| {
+        std::fs::write(directory.join(name), text).expect("it can be written");
+    };
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let authority_key = KeyPair::generate()?;
+    write("ca", authority().self_signed(&authority_key)?.pem());
+    let other = KeyPair::generate()?;
+    write("other-ca", authority().self_signed(&other)?.pem());
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+    let issuer = Issuer::new(authority(), authority_key);
+    write("crt", params.signed_by(&key, &issuer)?.pem());
+    write("key", key.serialize_pem());
+    Ok(())
+}
+
 /// Our binary's program, as a child of the test.
-fn ours(words: &[String]) -> Command {
+pub(crate) fn ours(words: &[String]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
     command
         .args(["process", "--exact", "--nocapture"])
@@ -66,9 +92,31 @@ fn ours(words: &[String]) -> Command {
 
 impl Side {
     pub(crate) fn new(program: Program, server: Server, directory: &Path) -> Self {
+        Self::made(program, server, directory, None)
+    }
+
+    /// With a server that takes only clients with a certificate.
+    pub(crate) fn with_tls(program: Program, server: Server, directory: &Path) -> Self {
+        let files = directory.join(format!("{program:?}-certificates"));
+        std::fs::create_dir(&files).expect("a directory");
+        make_certificates(&files).expect("certificates are made");
+        Self::made(program, server, directory, Some(files))
+    }
+
+    fn made(
+        program: Program,
+        server: Server,
+        directory: &Path,
+        certificates: Option<PathBuf>,
+    ) -> Self {
         let address = free_address();
-        let url = format!("http://{address}");
-        let flags = [
+        let scheme = if certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://{address}");
+        let mut flags = vec![
             "--name=one".to_owned(),
             format!("--listen-client-urls={url}"),
             format!("--advertise-client-urls={url}"),
@@ -81,6 +129,14 @@ impl Side {
             ),
             "--enable-v2".to_owned(),
         ];
+        if let Some(files) = &certificates {
+            flags.extend([
+                format!("--cert-file={}", files.join("crt").display()),
+                format!("--key-file={}", files.join("key").display()),
+                format!("--trusted-ca-file={}", files.join("ca").display()),
+                "--client-cert-auth".to_owned(),
+            ]);
+        }
         let mut command = match server {
             Server::Etcd => {
                 let mut command = Command::new("etcd");
@@ -98,6 +154,7 @@ impl Side {
         let mut side = Self {
             program,
             address,
+            certificates,
             process,
             lease: String::new(),
             first: String::new(),
@@ -115,6 +172,12 @@ impl Side {
     /// Until it answers that it is healthy.
     fn wait(&self) {
         let until = Instant::now() + PATIENCE;
+        if self.certificates.is_some() {
+            while outcome(&mut self.command("3", &["endpoint", "health"]), "").code != Some(0) {
+                assert!(Instant::now() < until, "the server does not get healthy");
+            }
+            return;
+        }
         loop {
             let mut text = String::new();
             if let Ok(mut stream) = TcpStream::connect(self.address) {
@@ -134,11 +197,23 @@ impl Side {
     }
 
     fn command(&self, api: &str, words: &[&str]) -> Command {
-        let endpoint = match api {
-            "2" => format!("http://{}", self.address),
+        let endpoint = match (api, &self.certificates) {
+            (_, Some(_)) => format!("https://{}", self.address),
+            ("2", None) => format!("http://{}", self.address),
             _ => self.address.to_string(),
         };
         let mut all = vec!["etcdctl".to_owned()];
+        if let Some(files) = &self.certificates {
+            let names = match api {
+                "2" => [("ca-file", "ca"), ("cert-file", "crt"), ("key-file", "key")],
+                _ => [("cacert", "ca"), ("cert", "crt"), ("key", "key")],
+            };
+            for (flag, file) in names {
+                if !words.iter().any(|w| w.starts_with(&format!("--{flag}="))) {
+                    all.push(format!("--{flag}={}", files.join(file).display()));
+                }
+            }
+        }
         if !words.iter().any(|w| w.starts_with("--endpoints")) {
             all.push(format!("--endpoints={endpoint}"));
         }
@@ -146,6 +221,10 @@ impl Side {
             "LEASE" => self.lease.clone(),
             "FIRST" => self.first.clone(),
             "MEMBER" => self.member.clone(),
+            "--cacert=OTHER" | "--ca-file=OTHER" => {
+                let files = self.certificates.as_deref().unwrap_or(Path::new(""));
+                word.replace("OTHER", &files.join("other-ca").display().to_string())
+            }
             word => word.replace("=LEASE", &format!("={}", self.lease)),
         });
         all.extend(with_ids);

@@ -44,6 +44,7 @@ fn values(store: &Store) -> Vec<(&'static str, String, &Source)> {
         ("name", &store.name),
         ("initial_cluster_state", &store.initial_cluster_state),
         ("initial_cluster_token", &store.initial_cluster_token),
+        ("discovery", &store.discovery),
         ("cert_file", &store.cert_file),
         ("key_file", &store.key_file),
         ("trusted_ca_file", &store.trusted_ca_file),

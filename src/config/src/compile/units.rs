@@ -2,7 +2,7 @@
 
 use super::files::decode;
 use super::{Base, Plan};
-use crate::machine::{Fleet, Machine, Unit};
+use crate::machine::{Fleet, Machine, Store, Unit};
 use crate::problem::{Problem, Source, Sourced, quoted};
 use crate::scalar::{Content, UnitCommand};
 
@@ -47,7 +47,7 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
         let name = "orlop-install.service";
         start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
     }
-    fleet(&machine.fleet, plan);
+    fleet(machine, plan);
     if !machine.journal.forward.is_empty() {
         let name = "orlop-forward.service";
         start_at_boot(name, &format!("{IMAGE}/{name}"), plan);
@@ -69,8 +69,16 @@ pub(super) fn compile(machine: &Machine, base: &Base<'_>, plan: &mut Plan) {
 }
 
 /// fleet's settings reach the agent as coreos-cloudinit gave them to fleetd: in its environment, by a drop-in.
-fn fleet(fleet: &Fleet, plan: &mut Plan) {
+fn fleet(machine: &Machine, plan: &mut Plan) {
     const UNIT: &str = "orlop-agent.service";
+    let own;
+    let fleet = match reached_by_tls(&machine.store, &machine.fleet) {
+        Some(fleet) => {
+            own = fleet;
+            &own
+        }
+        None => &machine.fleet,
+    };
     if let Some(enabled) = &fleet.enabled {
         match enabled.value {
             true => start_at_boot(UNIT, &format!("{IMAGE}/{UNIT}"), plan),
@@ -105,6 +113,42 @@ fn fleet(fleet: &Fleet, plan: &mut Plan) {
         let path = format!("{RUNTIME}/{UNIT}.d/20-cloudinit.conf");
         plan.file(&path, format!("[Service]\n{lines}"), 0o644, &source);
     }
+}
+
+/// The agent's settings on a machine whose store speaks to clients by TLS alone: without others it uses the store's files.
+fn reached_by_tls(store: &Store, fleet: &Fleet) -> Option<Fleet> {
+    let urls = &store.listen_client_urls;
+    let first = urls.first()?;
+    let is_secure = |url: &&Sourced<String>| url.value.starts_with("https://");
+    if fleet.etcd_servers.is_some() || !urls.iter().all(|url| is_secure(&url)) {
+        return None;
+    }
+    let rest = first.value.strip_prefix("https://")?.trim_end_matches('/');
+    let (host, port) = rest.rsplit_once(':')?;
+    let host = match host {
+        "0.0.0.0" | "[::]" => "127.0.0.1",
+        host => host,
+    };
+    let mut fleet = fleet.clone();
+    fleet.etcd_servers = Some(Sourced {
+        value: format!("https://{host}:{port}"),
+        source: first.source.clone(),
+    });
+    let authority = store
+        .trusted_ca_file
+        .as_ref()
+        .or(store.peer_trusted_ca_file.as_ref());
+    let files = [
+        (&mut fleet.etcd_cafile, authority),
+        (&mut fleet.etcd_certfile, store.cert_file.as_ref()),
+        (&mut fleet.etcd_keyfile, store.key_file.as_ref()),
+    ];
+    for (file, stores) in files {
+        if file.is_none() {
+            *file = stores.cloned();
+        }
+    }
+    Some(fleet)
 }
 
 fn compile_unit(unit: &Unit, base: &Base<'_>, plan: &mut Plan) -> Result<(), Problem> {

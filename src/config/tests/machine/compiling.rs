@@ -311,6 +311,31 @@ fn fleets_settings_are_the_agents_environment() {
 }
 
 #[test]
+fn the_agent_of_a_machine_whose_store_speaks_tls_alone_has_its_files() {
+    let path = "/run/systemd/system/orlop-agent.service.d/20-cloudinit.conf";
+    let files = "trusted_ca_file: /ca, cert_file: /crt, key_file: /key";
+    let text = |urls: &str, fleet: &str| {
+        plan(&format!(
+            "store: {{listen_client_urls: [{urls}], {files}}}\nfleet: {{enabled: true{fleet}}}\n"
+        ))
+    };
+    let all = "Environment=\"FLEET_ETCD_SERVERS=https://127.0.0.1:2379\"\nEnvironment=\"FLEET_ETCD_CAFILE=/ca\"\n\
+               Environment=\"FLEET_ETCD_CERTFILE=/crt\"\nEnvironment=\"FLEET_ETCD_KEYFILE=/key\"\n";
+    let tls_alone = text("'https://0.0.0.0:2379'", "");
+    assert_eq!(content(&tls_alone, path), format!("[Service]\n{all}"));
+    let both = text("'https://0.0.0.0:2379', 'http://127.0.0.1:2379'", "");
+    assert!(both.files.iter().all(|file| file.path != path));
+    let told = text(
+        "'https://0.0.0.0:2379'",
+        ", etcd_servers: 'https://10.0.0.1:2379'",
+    );
+    assert_eq!(
+        content(&told, path),
+        "[Service]\nEnvironment=\"FLEET_ETCD_SERVERS=https://10.0.0.1:2379\"\n"
+    );
+}
+
+#[test]
 fn metadata_that_could_never_match_is_told() {
     let text = plan_and_problems("coreos: {fleet: {metadata: 'a=b=c', agent_ttl: 60s}}\n");
     assert!(text.contains("is not KEY=VALUE"), "{text}");

@@ -13,26 +13,26 @@ use super::Failure;
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// The way to a store.
-pub(super) struct Http {
-    pub(super) targets: Vec<Target>,
-    pub(super) runtime: tokio::runtime::Runtime,
+pub(crate) struct Http {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) runtime: tokio::runtime::Runtime,
     /// What a connection may take.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
     /// What a command may take.
-    pub(super) total: Duration,
+    pub(crate) total: Duration,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// `X-Etcd-Index`.
-    pub(super) index: u64,
-    pub(super) body: Vec<u8>,
+    pub(crate) index: u64,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Text as part of a URL, with `keep` besides letters and digits.
-pub(super) fn escaped(text: &str, keep: &[u8]) -> String {
+pub(crate) fn escaped(text: &str, keep: &[u8]) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || keep.contains(&byte) {
@@ -45,14 +45,14 @@ pub(super) fn escaped(text: &str, keep: &[u8]) -> String {
 }
 
 /// Names and values as a form or a query.
-pub(super) fn form(pairs: &[(&str, String)]) -> String {
+pub(crate) fn form(pairs: &[(&str, String)]) -> String {
     let pair = |(name, value): &(&str, String)| format!("{name}={}", escaped(value, b""));
     pairs.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
 impl Http {
     /// Asks the endpoints one after another until one answers.
-    pub(super) fn request(
+    pub(crate) fn request(
         &self,
         method: &str,
         path: &str,
@@ -62,7 +62,7 @@ impl Http {
     }
 
     /// The same, for as long as it takes without `total`.
-    pub(super) fn request_within(
+    pub(crate) fn request_within(
         &self,
         total: Option<Duration>,
         method: &str,
@@ -70,6 +70,8 @@ impl Http {
         body: Option<(&str, String)>,
     ) -> Result<Answer, Failure> {
         let mut failed = Vec::new();
+        // What is wrong with a certificate is no matter of the connection to etcd's client.
+        let mut code = 2;
         for target in &self.targets {
             let asked = async {
                 let exchange = self.exchange(target, method, path, body.as_ref());
@@ -90,6 +92,10 @@ impl Http {
                     return Err(Failure::plain(0, ""));
                 }
                 Err(err) => failed.push(match err.kind() {
+                    io::ErrorKind::InvalidData => {
+                        code = 4;
+                        format!("{}: {err}", target.authority())
+                    }
                     io::ErrorKind::ConnectionRefused => {
                         let at = target.authority();
                         format!("dial tcp {at}: connect: connection refused")
@@ -107,7 +113,7 @@ impl Http {
             .map(|(i, why)| format!("error #{i}: {why}"))
             .collect();
         Err(Failure::new(
-            2,
+            code,
             format!(
                 "client: etcd cluster is unavailable or misconfigured; {}",
                 named.join("\n; ")
@@ -116,7 +122,7 @@ impl Http {
     }
 
     /// Asks one endpoint for a page.
-    pub(super) fn ask_one(&self, target: &Target, path: &str) -> io::Result<Answer> {
+    pub(crate) fn ask_one(&self, target: &Target, path: &str) -> io::Result<Answer> {
         let exchange = self.exchange(target, "GET", path, None);
         let asked = async { tokio::time::timeout(self.total, exchange).await };
         self.runtime
@@ -200,7 +206,7 @@ fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
 
 impl Answer {
     /// The body of a success; else what the store says of the failure.
-    pub(super) fn into_json(self) -> Result<(Value, u64), Failure> {
+    pub(crate) fn into_json(self) -> Result<(Value, u64), Failure> {
         let value: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
         if self.status < 300 {
             return Ok((value, self.index));
