@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::command::{Change, Command};
 use crate::consensus::raft::{ELECTION_TICKS, HEARTBEAT_TICKS, StartError};
 use crate::consensus::{BadChange, Standing};
+use crate::disk::is_damage;
 use crate::mvcc::write::Answer;
 use crate::peer::PeerMessage;
 use crate::proto::mvccpb::Event;
@@ -109,6 +110,21 @@ pub enum NodeError {
     /// The free space cannot be asked for.
     #[error("ask for the free space")]
     Free(#[source] io::Error),
+}
+
+impl NodeError {
+    /// Whether what was durable is not there any more.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::State(err) => err.is_damage(),
+            Self::Wal(WalError::Read { err, .. }) => is_damage(err),
+            Self::Wal(WalError::Damaged { .. })
+            | Self::LogEndsEarly { .. }
+            | Self::LogBeginsLate { .. }
+            | Self::LogMissing => true,
+            _ => false,
+        }
+    }
 }
 
 /// What goes into a member. `T` is what the answer goes back with.

@@ -37,6 +37,9 @@ const ADMIT_TIME: Duration = Duration::from_secs(8);
 /// Time after which it is given up to replace a member; its own patience is shorter, but half of it must not be left behind.
 const REPLACE_TIME: Duration = Duration::from_secs(60);
 
+/// TEST-NET-1 (RFC 5737) stands for the rest of the world; nothing is sent.
+const WORLD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), PEER_PORT);
+
 /// How a member finds its cluster by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joining {
@@ -251,9 +254,7 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
     if let Some(url) = joining.seeds.iter().find(is_own) {
         return vec![url.clone()];
     }
-    // TEST-NET-1 (RFC 5737) stands for the rest of the world; nothing is sent.
-    let world = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), PEER_PORT));
-    let ways = seeds.into_iter().chain([world]);
+    let ways = seeds.into_iter().chain([WORLD]);
     ways.filter_map(way_to)
         .next()
         .map(|ip| {
@@ -266,6 +267,11 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
         })
         .into_iter()
         .collect()
+}
+
+/// The address of this machine from which it reaches the rest of the world, if it has one.
+pub fn own_address() -> Option<IpAddr> {
+    way_to(WORLD)
 }
 
 /// The address from which the kernel would send there.

@@ -17,11 +17,11 @@ use super::tls::PeerTls;
 use super::{Bootstrap, BootstrapError, ServeError, Settings, peers};
 use crate::command::Change;
 use crate::consensus::MemberChange;
-use crate::disk::{Directory, Disk, is_damage};
+use crate::disk::{Directory, Disk};
 use crate::node::NodeError;
 use crate::proto::etcdserverpb::Member;
 use crate::state::{Genesis, STATE_FILE, SUSPECT_FILE, State, StateError, WHILE_OPENING};
-use crate::wal::{Owner, Wal, WalError};
+use crate::wal::{Owner, Wal};
 
 /// Where the damaged data is kept, in the data directory. As long as it is there and there is no state, this machine must
 /// not make a cluster: it had one.
@@ -44,21 +44,6 @@ const WHILE_RUNNING: u8 = b'r';
 /// Whether the member is being opened.
 static OPENING: AtomicBool = AtomicBool::new(false);
 
-impl NodeError {
-    /// Whether what was durable is not there any more.
-    fn is_damage(&self) -> bool {
-        match self {
-            Self::State(err) => err.is_damage(),
-            Self::Wal(WalError::Read { err, .. }) => is_damage(err),
-            Self::Wal(WalError::Damaged { .. })
-            | Self::LogEndsEarly { .. }
-            | Self::LogBeginsLate { .. }
-            | Self::LogMissing => true,
-            _ => false,
-        }
-    }
-}
-
 /// Told when a read meets damage in the state.
 static MET: Notify = Notify::const_new();
 
@@ -78,6 +63,14 @@ pub(super) async fn until_met() {
 pub(super) fn suspect(data_dir: &Path) {
     if let Err(err) = fs::write(data_dir.join(SUSPECT_FILE), [WHILE_RUNNING]) {
         log::warn!("leave word for the next start: {err}");
+    }
+}
+
+/// Has the whole state of a directory looked at when a member is opened in it next, if there is one.
+pub fn look_at_state(data_dir: &Path) {
+    // Word that was left before may say more.
+    if data_dir.join(STATE_FILE).exists() && !data_dir.join(SUSPECT_FILE).exists() {
+        suspect(data_dir);
     }
 }
 
@@ -258,7 +251,10 @@ pub(super) fn put_aside(
         (others.is_empty(), voters.len() * 2 > all)
     } else {
         let count = others.len().max(configured_peers(settings).len());
-        (count == 0, count > 1 || settings.bootstrap.joining().is_some())
+        (
+            count == 0,
+            count > 1 || settings.bootstrap.joining().is_some(),
+        )
     };
     if is_alone {
         return Err(ServeError::DamagedAlone { path, err });

@@ -91,6 +91,9 @@ impl World {
     }
 
     pub(super) fn client(&mut self, client: usize) {
+        if client == OPERATOR && self.lost.is_some() {
+            return self.replace();
+        }
         if self.calm {
             return;
         }
@@ -161,6 +164,40 @@ impl World {
         }
         self.ask(client, Asked::Renew { lease }, |ticket| Input::Renew {
             id: lease,
+            ticket,
+        });
+    }
+
+    /// What a member that has lost its data asks the others to do.
+    fn replace(&mut self) {
+        let leader = self.machines.values().find(|m| m.leads && m.node.is_some());
+        let roster = leader.and_then(|m| m.node.as_ref());
+        let Some((roster, (old, new))) = roster.map(|node| node.roster()).zip(self.lost) else {
+            self.later(Duration::from_millis(200), Event::Client(OPERATOR));
+            return;
+        };
+        let kind = match new {
+            _ if roster.member(old).is_some() => MemberChange::Remove(old),
+            Some(new) if roster.member(new).is_some() || roster.removed.contains(&new) => {
+                self.lost = None;
+                self.later(Duration::from_millis(200), Event::Client(OPERATOR));
+                return;
+            }
+            Some(new) => MemberChange::AddLearner(new),
+            None => {
+                let new = self.next_member;
+                self.next_member += 1;
+                self.lost = Some((old, Some(new)));
+                MemberChange::AddLearner(new)
+            }
+        };
+        let change = Change {
+            kind,
+            promote: true,
+            member: new.map_or_else(|| member(self.next_member - 1), member),
+        };
+        self.ask(OPERATOR, Asked::Other, |ticket| Input::Change {
+            change: Box::new(change),
             ticket,
         });
     }

@@ -1,5 +1,6 @@
 //! One member in the simulation: its process, its disk, its clock.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use orlop_store::mvcc::Reader;
 use orlop_store::node::{Input, Node, NodeError, Options, Outbox, Output};
 use orlop_store::peer::PeerMessage;
 use orlop_store::proto::etcdserverpb::Member;
-use orlop_store::state::Genesis;
+use orlop_store::state::{Genesis, STATE_FILE};
 
 use crate::random::Random;
 use crate::simulated_disk::SimulatedDisk;
@@ -38,8 +39,20 @@ pub(crate) struct Machine {
     /// Its term, as it last told.
     pub(crate) term: u64,
     pub(crate) leads: bool,
-    /// It was removed and has been told so.
+    /// It was removed and has been told so, or its data was found damaged.
     pub(crate) gone: bool,
+    /// Its disk was damaged while it was off.
+    pub(crate) damaged: bool,
+}
+
+/// What came of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Started {
+    Runs,
+    /// Its power went.
+    PowerWent,
+    /// It found damage, and will never be the same member again.
+    Damaged,
 }
 
 pub(crate) fn member(id: u64) -> Member {
@@ -64,11 +77,12 @@ impl Machine {
             term: 0,
             leads: false,
             gone: false,
+            damaged: false,
         }
     }
 
-    /// Starts its process; `false` when its power went while it started.
-    pub(crate) fn start(&mut self, now: Duration, random: &mut Random) -> bool {
+    /// Starts its process.
+    pub(crate) fn start(&mut self, now: Duration, random: &mut Random) -> Started {
         let options = Options {
             seed: random.next(),
             cache_bytes: 1 << 20,
@@ -94,9 +108,54 @@ impl Machine {
             members,
         };
         let disk = Arc::new(self.disk.clone());
-        let opened = Node::open(disk, options, now + self.ahead, outbox, || genesis);
+        let open = || Node::open(disk, options, now + self.ahead, outbox, || genesis);
+        let opened = if self.damaged {
+            match catch_unwind(AssertUnwindSafe(open)) {
+                Ok(Err(err)) if err.is_damage() => return Started::Damaged,
+                // The database's own code meets some damage with a fault.
+                Err(_) => return Started::Damaged,
+                Ok(opened) => opened,
+            }
+        } else {
+            open()
+        };
         self.node = self.alive(opened);
-        self.node.is_some()
+        match self.node {
+            Some(_) => Started::Runs,
+            None => Started::PowerWent,
+        }
+    }
+
+    /// Flips a bit of what it has written, or loses a sector. The last block of the log stays: nothing tells damage to it
+    /// from a write that never ended.
+    pub(crate) fn damage(&mut self, random: &mut Random) {
+        let names = self.disk.names();
+        let is_log = |name: &&String| name.starts_with("wal-0");
+        let name = match names.iter().rfind(is_log) {
+            Some(last) if random.once_in(2) => last.clone(),
+            _ => STATE_FILE.to_owned(),
+        };
+        if !names.contains(&name) {
+            return;
+        }
+        let mut bytes = self.disk.bytes(&name);
+        let mut used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        if name != STATE_FILE {
+            let end = used.last().copied().unwrap_or(0);
+            used.retain(|at| *at < end / 2 && end > 6 << 10);
+        }
+        if used.is_empty() {
+            return;
+        }
+        let at = used[random.below(used.len() as u64) as usize];
+        if random.once_in(3) {
+            let sector = at / 512 * 512;
+            bytes[sector..].iter_mut().take(512).for_each(|b| *b = 0);
+        } else {
+            bytes[at] ^= 1 << random.below(8);
+        }
+        self.disk.put(&name, bytes);
+        self.damaged = true;
     }
 
     /// A member fails only when its power is gone.

@@ -46,6 +46,7 @@ fn clusters_keep_their_promises_whatever_happens() {
     let first = number("ORLOP_SIMULATION_FIRST", 0);
     let count = number("ORLOP_SIMULATION_SEEDS", SEEDS);
     let (mut elections, mut jumps, mut crashes, mut operations) = (0, 0, 0, 0);
+    let mut damages = 0;
     let mut wrong = Vec::new();
     for seed in first..first + count {
         match run(seed, &weather(seed)) {
@@ -53,6 +54,7 @@ fn clusters_keep_their_promises_whatever_happens() {
                 elections += world.elections;
                 jumps += world.jumps;
                 crashes += world.crashes;
+                damages += world.damages;
                 operations += world.history.operations.len() as u64;
             }
             Err(err) => wrong.push(err),
@@ -65,7 +67,7 @@ fn clusters_keep_their_promises_whatever_happens() {
         wrong.join("\n")
     );
     println!(
-        "{count} seeds: {operations} operations, {elections} elections, {crashes} crashes, {jumps} states sent"
+        "{count} seeds: {operations} operations, {elections} elections, {crashes} crashes, {damages} disks damaged, {jumps} states sent"
     );
     assert!(
         elections > count && crashes >= count && operations > 100 * count,
@@ -104,6 +106,7 @@ fn a_store_that_answers_before_its_sync_is_found_out() {
         pauses: false,
         clock_jumps: false,
         churn: false,
+        damage: false,
         storm: Duration::from_secs(8),
         fault: Fault::None,
     };
@@ -124,10 +127,40 @@ fn a_store_that_skips_a_term_check_is_found_out() {
         pauses: true,
         clock_jumps: false,
         churn: false,
+        damage: false,
         storm: Duration::from_secs(12),
         fault: Fault::None,
     };
     let found = found(Fault::SkipsTermCheck, &weather);
     println!("{found:?}");
     assert!(found.is_some());
+}
+
+#[test]
+fn members_whose_disks_are_damaged_are_replaced_and_nothing_is_lost() {
+    let first = std::env::var("ORLOP_SIMULATION_FIRST").map_or(0, |n| n.parse().expect("a number"));
+    let count = std::env::var("ORLOP_SIMULATION_SEEDS").map_or(4, |n| n.parse().expect("a number"));
+    let mut damages = 0;
+    for seed in first..first + count {
+        let weather = Weather {
+            members: 3 + seed % 3,
+            loss: 0,
+            duplicates: 0,
+            delay_ms: 10,
+            partitions: false,
+            crashes: true,
+            pauses: false,
+            clock_jumps: false,
+            churn: false,
+            damage: true,
+            storm: Duration::from_secs(12),
+            fault: Fault::None,
+        };
+        match run(seed, &weather) {
+            Ok(world) => damages += world.damages,
+            Err(err) => panic!("{err}"),
+        }
+    }
+    println!("{damages} members replaced");
+    assert!(damages > 0, "no damage was found");
 }

@@ -10,7 +10,7 @@ use orlop_store::proto::etcdserverpb::Member;
 
 use super::clients::{CLIENTS, Held, Request, TTL};
 use super::history::History;
-use super::machine::{Machine, Role, member};
+use super::machine::{Machine, Role, Started, member};
 use super::watching::Watching;
 use crate::random::Random;
 
@@ -37,6 +37,8 @@ pub(crate) struct Weather {
     pub(crate) pauses: bool,
     pub(crate) clock_jumps: bool,
     pub(crate) churn: bool,
+    /// Disks lose what was durable, of one member at a time.
+    pub(crate) damage: bool,
     /// How long there are faults and clients.
     pub(crate) storm: Duration,
     pub(crate) fault: Fault,
@@ -54,6 +56,7 @@ impl Weather {
             pauses: random.once_in(2),
             clock_jumps: random.once_in(4),
             churn: random.once_in(2),
+            damage: random.once_in(2),
             storm: Duration::from_secs(12),
             fault: Fault::None,
         }
@@ -95,6 +98,9 @@ pub(crate) struct World {
     pub(crate) jumps: u64,
     pub(crate) crashes: u64,
     pub(super) next_member: u64,
+    /// A member whose data is lost, and the one that takes its place once that is known.
+    pub(super) lost: Option<(u64, Option<u64>)>,
+    pub(crate) damages: u64,
 }
 
 impl World {
@@ -120,6 +126,8 @@ impl World {
             jumps: 0,
             crashes: 0,
             next_member: weather.members + 1,
+            lost: None,
+            damages: 0,
             random: Random(random.next()),
             weather,
         };
@@ -177,6 +185,9 @@ impl World {
         }
         for id in down {
             self.later(Duration::ZERO, Event::Start(id));
+        }
+        if self.lost.is_some() {
+            self.later(Duration::ZERO, Event::Client(CLIENTS));
         }
     }
 
@@ -250,20 +261,48 @@ impl World {
         }
         *self.processes.entry(id).or_default() += 1;
         let started = machine.start(now, &mut self.random);
+        machine.damaged = false;
+        machine.gone |= started == Started::Damaged;
         self.note((id, "start", started));
-        if started {
-            self.step(id, Vec::new());
-        } else {
-            self.fall(id);
+        match started {
+            Started::Runs => self.step(id, Vec::new()),
+            Started::PowerWent => self.fall(id),
+            Started::Damaged => {
+                self.damages += 1;
+                self.lost = Some((id, None));
+            }
         }
+    }
+
+    /// Whether the others can do without a member for good, and nothing of the kind is under way.
+    fn can_lose(&self, id: u64) -> bool {
+        let running = self.machines.values().filter(|m| m.node.is_some());
+        let latest = running.max_by_key(|m| m.term);
+        let voters = latest.and_then(|m| m.node.as_ref());
+        let voters = voters.map(|node| node.roster().ids().voters);
+        let there = |voter: &u64| {
+            self.machines
+                .get(voter)
+                .is_some_and(|m| !m.gone && !m.damaged)
+        };
+        self.weather.damage
+            && !self.calm
+            && self.lost.is_none()
+            && voters.is_some_and(|voters| {
+                voters.len() >= 3 && voters.contains(&id) && voters.iter().all(there)
+            })
     }
 
     /// Its power has gone; it comes back later.
     fn fall(&mut self, id: u64) {
         self.crashes += 1;
         *self.processes.entry(id).or_default() += 1;
+        let damaged = self.can_lose(id) && self.random.once_in(2);
         if let Some(machine) = self.machines.get_mut(&id) {
             machine.lose_power(&mut self.random);
+            if damaged {
+                machine.damage(&mut self.random);
+            }
         }
         let away = Duration::from_millis(self.random.below(if self.calm { 10 } else { 3000 }));
         self.note((id, "fall"));
