@@ -1,6 +1,7 @@
 //! `orlop store`: a member of the store in the foreground, with etcd's flags.
 
 mod discovery;
+mod flags;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,249 +9,32 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use flags::{ADDRESS, Given, HOSTNAME, Read};
+use log::LevelFilter;
 use orlop_agent::connect::TlsFlags;
 use orlop_store::node::{AutoCompaction, Options, TICK};
 use orlop_store::server::{
     self, Bootstrap, Joining, PEER_PORT, Ready, Settings, Tls, TlsFiles, Token,
 };
 
-/// What a flag does here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    /// It is heeded.
-    Heeded,
-    /// Scripts may give it; nothing comes of it.
-    Accepted,
-    /// It may say what is so in any case: its default.
-    Fixed,
-    /// It asks for something that there is not: it must not seem to be done.
-    Refused,
-}
-
-/// One flag of etcd's. As environment variable it is `ETCD_` and the name in capitals.
-struct Flag {
-    name: &'static str,
-    /// Without a value, or with `=true` and `=false`.
-    switch: bool,
-    default: &'static str,
-    effect: Effect,
-    help: &'static str,
-}
-
-const fn flag(name: &'static str, default: &'static str, help: &'static str) -> Flag {
-    Flag {
-        name,
-        switch: false,
-        default,
-        effect: Effect::Heeded,
-        help,
-    }
-}
-
-const fn refused(name: &'static str, switch: bool) -> Flag {
-    Flag {
-        name,
-        switch,
-        default: "",
-        effect: Effect::Refused,
-        help: "",
-    }
-}
-
-const fn fixed(name: &'static str, default: &'static str) -> Flag {
-    Flag {
-        name,
-        switch: false,
-        default,
-        effect: Effect::Fixed,
-        help: "",
-    }
-}
-
-const fn accepted(name: &'static str) -> Flag {
-    Flag {
-        name,
-        switch: false,
-        default: "",
-        effect: Effect::Accepted,
-        help: "",
-    }
-}
-
-const fn accepted_switch(name: &'static str) -> Flag {
-    Flag {
-        name,
-        switch: true,
-        default: "",
-        effect: Effect::Accepted,
-        help: "",
-    }
-}
-
-/// Stands for the name of a member of a cluster with a token that is given none.
-const HOSTNAME: &str = "the machine's name";
-
-/// Every flag that is known.
-const FLAGS: &[Flag] = &[
-    flag("name", "default", "name of this member"),
-    flag(
-        "data-dir",
-        "",
-        "directory for the data (default: NAME.etcd)",
-    ),
-    flag(
-        "listen-client-urls",
-        "http://127.0.0.1:2379,http://127.0.0.1:4001",
-        "addresses to serve clients on, http://IP:PORT or https://IP:PORT, with commas between",
-    ),
-    flag(
-        "advertise-client-urls",
-        "http://localhost:2379",
-        "URLs of this member that clients are told",
-    ),
-    flag(
-        "initial-advertise-peer-urls",
-        "http://localhost:2380",
-        "URLs of this member that other members are told",
-    ),
-    flag(
-        "listen-peer-urls",
-        "http://127.0.0.1:2380",
-        "addresses to listen to other members on, with commas between; all of them with TLS if there is a --peer-cert-file",
-    ),
-    flag(
-        "initial-cluster",
-        "",
-        "the first members, NAME=http://IP:PORT, with commas between (default: this one alone)",
-    ),
-    flag(
-        "initial-cluster-state",
-        "new",
-        "new, or existing to join a cluster that this member was added to",
-    ),
-    flag(
-        "initial-cluster-token",
-        "etcd-cluster",
-        "tells clusters of the same first members apart",
-    ),
-    flag(
-        "discovery",
-        "",
-        "URL at which the first members find one another, instead of --initial-cluster: http://HOST:PORT/v2/keys/… of any etcd or Orlop store, where …/_config/size is their number",
-    ),
-    flag(
-        "token",
-        "",
-        "the secret by which machines are let into the cluster; with it a member needs no --initial-cluster",
-    ),
-    flag(
-        "join",
-        "",
-        "peer URLs of any members, with commas between; the machine that has the first one's address makes the cluster",
-    ),
-    Flag {
-        name: "bootstrap",
-        switch: true,
-        default: "",
-        effect: Effect::Heeded,
-        help: "whether this machine makes the cluster of the token when there is none; it does not, if false",
-    },
-    flag(
-        "machine",
-        "",
-        "what this machine is known by in the cluster of the token (default: /etc/machine-id)",
-    ),
-    flag(
-        "quota-backend-bytes",
-        "0",
-        "bytes of records above which writes are refused; 0 is 2 GiB",
-    ),
-    flag(
-        "heartbeat-interval",
-        "100",
-        "milliseconds between two signs of the leader, in hundreds",
-    ),
-    flag(
-        "election-timeout",
-        "1000",
-        "milliseconds of silence after which another one stands, in hundreds; at least 5 heartbeats",
-    ),
-    flag(
-        "snapshot-count",
-        "5000",
-        "entries kept for members that lag behind; one further behind gets the whole state",
-    ),
-    flag(
-        "auto-compaction-mode",
-        "periodic",
-        "periodic: old revisions are given up by age; revision: by their number",
-    ),
-    flag(
-        "auto-compaction-retention",
-        "1h",
-        "how long (hours, or with h, m or s), or how many revisions, are kept; 0 keeps all",
-    ),
-    flag(
-        "cert-file",
-        "",
-        "certificate for clients at https:// URLs, PEM",
-    ),
-    flag("key-file", "", "its private key, PEM"),
-    flag(
-        "trusted-ca-file",
-        "",
-        "authority of the clients' certificates, PEM; then they need one",
-    ),
-    Flag {
-        name: "client-cert-auth",
-        switch: true,
-        default: "",
-        effect: Effect::Heeded,
-        help: "clients need a certificate; needs --trusted-ca-file, and is then on unless it is false",
-    },
-    flag(
-        "peer-cert-file",
-        "",
-        "certificate for members, PEM: they talk with TLS",
-    ),
-    flag("peer-key-file", "", "its private key, PEM"),
-    flag(
-        "peer-trusted-ca-file",
-        "",
-        "authority of the members' certificates, PEM; each needs one for its address or for orlop-store",
-    ),
-    accepted_switch("peer-client-cert-auth"),
-    fixed("discovery-fallback", "exit"),
-    refused("discovery-proxy", false),
-    refused("discovery-srv", false),
-    refused("force-new-cluster", true),
-    refused("proxy", false),
-    refused("wal-dir", false),
-    refused("listen-metrics-urls", false),
-    accepted("log-level"),
-    accepted("log-output"),
-    accepted("log-outputs"),
-    accepted("log-package-levels"),
-    accepted("logger"),
-    refused("max-concurrent-streams", false),
-    fixed("max-request-bytes", "1572864"),
-    accepted("max-snapshots"),
-    fixed("max-txn-ops", "128"),
-    accepted("max-wals"),
-    accepted("metrics"),
-    accepted_switch("debug"),
-    accepted_switch("enable-v2"),
-    accepted_switch("enable-pprof"),
-    accepted_switch("experimental-initial-corrupt-check"),
-    accepted_switch("pre-vote"),
-    accepted_switch("strict-reconfig-check"),
-];
+/// Pause between two looks for an address.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What was said on the command line, or why it cannot be.
 enum Parsed {
-    Run(Box<Settings>, Option<Discovery>),
+    Run(Box<Start>),
     Help,
     Version,
+}
+
+/// What is to be run.
+#[derive(Debug)]
+struct Start {
+    settings: Settings,
+    discovery: Option<Discovery>,
+    level: LevelFilter,
+    /// Whether all of the state is looked at before it is used.
+    looks: bool,
 }
 
 /// Where the first members find one another.
@@ -288,7 +72,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     crate::stderr::install();
     match parse(args, surroundings) {
         Ok(Parsed::Help) => {
-            print!("{}", help());
+            print!("{}", flags::help());
             ExitCode::SUCCESS
         }
         Ok(Parsed::Version) => {
@@ -299,10 +83,20 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
-        Ok(Parsed::Run(mut settings, discovery)) => {
+        Ok(Parsed::Run(start)) => {
+            let Start {
+                mut settings,
+                discovery,
+                level,
+                looks,
+            } = *start;
+            log::set_max_level(level);
             if let Some(problem) = discovery.and_then(|d| d.complete(&mut settings).err()) {
                 eprintln!("orlop store: {problem}");
                 return ExitCode::FAILURE;
+            }
+            if looks {
+                server::look_at_state(&settings.data_dir);
             }
             match server::run(&settings, |ready| announce(&settings, ready)) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -328,8 +122,23 @@ fn surroundings(name: &str) -> Option<String> {
     std::env::var(name).ok().or_else(|| match name {
         "ETCD_MACHINE" => line("/etc/machine-id"),
         HOSTNAME => line("/proc/sys/kernel/hostname"),
+        ADDRESS => Some(own_address()),
         _ => None,
     })
+}
+
+/// This machine's address, once it has one.
+fn own_address() -> String {
+    let mut told = false;
+    loop {
+        if let Some(address) = server::own_address() {
+            return address.to_string();
+        }
+        if !std::mem::replace(&mut told, true) {
+            log::info!("this machine has no address yet");
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Says that the member is ready: in etcd's words, for scripts that wait for them, and to a supervisor.
@@ -360,89 +169,16 @@ fn parse(
     args: &[OsString],
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Parsed, String> {
-    let mut values: Vec<Option<String>> = FLAGS
-        .iter()
-        .map(|f| environment(&format!("ETCD_{}", f.name.to_uppercase().replace('-', "_"))))
-        .collect();
-    let mut words = args.iter();
-    while let Some(word) = words.next() {
-        let word = word
-            .to_str()
-            .ok_or_else(|| format!("{word:?} is not UTF-8"))?;
-        let Some(body) = word
-            .strip_prefix("--")
-            .or_else(|| word.strip_prefix('-'))
-            .filter(|b| !b.is_empty())
-        else {
-            return Err(format!("{word:?} is not a flag"));
-        };
-        match body {
-            "help" | "h" => return Ok(Parsed::Help),
-            "version" => return Ok(Parsed::Version),
-            _ => {}
-        }
-        let (name, given) = body
-            .split_once('=')
-            .map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
-        let place = FLAGS
-            .iter()
-            .position(|f| f.name == name)
-            .ok_or_else(|| format!("flag provided but not defined: -{name}"))?;
-        let value = match given {
-            Some(value) => value,
-            None if FLAGS[place].switch => "true".into(),
-            None => words
-                .next()
-                .and_then(|w| w.to_str())
-                .ok_or_else(|| format!("flag needs an argument: -{name}"))?
-                .to_owned(),
-        };
-        values[place] = Some(value);
-    }
-    let asked = |value: &Option<String>| {
-        value
-            .as_ref()
-            .is_some_and(|v| !v.is_empty() && v != "false" && v != "off")
+    let given = match Given::read(args, &environment)? {
+        Read::Flags(given) => given,
+        Read::Help => return Ok(Parsed::Help),
+        Read::Version => return Ok(Parsed::Version),
     };
-    if let Some((flag, _)) = FLAGS
-        .iter()
-        .zip(&values)
-        .find(|(flag, value)| flag.effect == Effect::Refused && asked(value))
-    {
-        return Err(format!("-{} is not supported", flag.name));
-    }
-    let other = |flag: &Flag, value: &Option<String>| {
-        flag.effect == Effect::Fixed
-            && value
-                .as_ref()
-                .is_some_and(|v| !v.is_empty() && v != flag.default)
-    };
-    if let Some((flag, _)) = FLAGS.iter().zip(&values).find(|(f, v)| other(f, v)) {
-        return Err(format!("-{}: {} is all there is", flag.name, flag.default));
-    }
-    let value = |name: &str| {
-        let place = FLAGS.iter().position(|f| f.name == name);
-        place
-            .and_then(|place| {
-                values[place]
-                    .clone()
-                    .or_else(|| Some(FLAGS[place].default.to_owned()))
-            })
-            .unwrap_or_default()
-    };
-    let list = |name: &str| {
-        value(name)
-            .split(',')
-            .filter(|u| !u.is_empty())
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    let given = |name: &str| {
-        let place = FLAGS.iter().position(|f| f.name == name);
-        place
-            .and_then(|place| values[place].clone())
-            .filter(|v| !v.is_empty())
-    };
+    let value = |name: &str| given.value(name);
+    let list = |name: &str| given.list(name);
+    let given = |name: &str| given.given(name);
+    let is_true = |name: &str| given(name).as_deref().and_then(flags::boolean) == Some(true);
+    let level = level(&value("log-level"), is_true("debug"))?;
     let name = match (given("token"), given("name")) {
         (Some(_), None) => environment(HOSTNAME).unwrap_or_else(|| value("name")),
         _ => value("name"),
@@ -566,7 +302,27 @@ fn parse(
             ));
         }
     }
-    Ok(Parsed::Run(Box::new(settings), discovery))
+    Ok(Parsed::Run(Box::new(Start {
+        settings,
+        discovery,
+        level,
+        looks: is_true("experimental-initial-corrupt-check"),
+    })))
+}
+
+/// What is told on standard error.
+fn level(name: &str, debug: bool) -> Result<LevelFilter, String> {
+    match name {
+        _ if debug => Ok(LevelFilter::Debug),
+        "debug" => Ok(LevelFilter::Debug),
+        "info" | "" => Ok(LevelFilter::Info),
+        "warn" | "warning" => Ok(LevelFilter::Warn),
+        // What ends the member is told in any case.
+        "error" | "panic" | "fatal" => Ok(LevelFilter::Error),
+        other => Err(format!(
+            "invalid value {other:?} for flag -log-level: debug, info, warn or error"
+        )),
+    }
 }
 
 /// Heartbeats and elections, in ticks of 100 ms, within etcd's bounds.
@@ -608,14 +364,7 @@ fn joining(
         .iter()
         .map(|seed| seed_url(seed, tls))
         .collect::<Result<Vec<_>, _>>()?;
-    let founds = match given("bootstrap").as_deref() {
-        None => None,
-        Some("true" | "1") => Some(true),
-        Some("false" | "0") => Some(false),
-        Some(other) => {
-            return Err(format!("invalid boolean value {other:?} for -bootstrap"));
-        }
-    };
+    let founds = given("bootstrap").as_deref().and_then(flags::boolean);
     let machine =
         given("machine").ok_or("-token needs -machine, for there is no /etc/machine-id")?;
     Ok(Some(Joining {
@@ -705,13 +454,19 @@ fn certificates(given: &impl Fn(&str) -> Option<String>) -> Result<Tls, String> 
     };
     let authority = given("trusted-ca-file");
     let asked = given("client-cert-auth");
-    let authority = match asked.as_deref() {
-        Some("true" | "1") if authority.is_none() => {
+    let authority = match asked.as_deref().and_then(flags::boolean) {
+        Some(true) if authority.is_none() => {
             return Err("-client-cert-auth needs -trusted-ca-file".into());
         }
-        Some("false" | "0") => None,
+        Some(false) => None,
         _ => authority,
     };
+    let peers_asked = given("peer-client-cert-auth");
+    if peers_asked.as_deref().and_then(flags::boolean) == Some(false)
+        && given("peer-cert-file").is_some()
+    {
+        return Err("-peer-client-cert-auth: with -peer-cert-file members always need one".into());
+    }
     Ok(Tls {
         listen: Vec::new(),
         clients: pair("cert-file", "key-file", authority)?,
@@ -767,33 +522,19 @@ fn addresses(url: &str) -> Result<Option<SocketAddr>, String> {
         .map_err(|_| format!("cannot listen on {url:?}: it must be http://IP:PORT"))
 }
 
-fn help() -> String {
-    let mut out = String::from(
-        "A member of the store, which speaks etcd's v3 and v2 APIs.\n\nUsage: orlop store [FLAG…]\n\nFlags, with one dash or two:\n",
-    );
-    for flag in FLAGS.iter().filter(|f| f.effect == Effect::Heeded) {
-        let name = if flag.default.is_empty() {
-            flag.name.to_owned()
-        } else {
-            format!("{} '{}'", flag.name, flag.default)
-        };
-        out.push_str(&format!("  --{name}\n        {}\n", flag.help));
-    }
-    out.push_str("  --version, --help\n\nAccepted for scripts made for etcd, without effect:\n");
-    for flag in FLAGS.iter().filter(|f| f.effect == Effect::Accepted) {
-        out.push_str(&format!("  --{}\n", flag.name));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parsed(args: &[&str]) -> Result<Settings, String> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        match parse(&args, |name| (name == HOSTNAME).then(|| "host".into()))? {
-            Parsed::Run(settings, _) => Ok(*settings),
+        let environment = |name: &str| match name {
+            HOSTNAME => Some("host".to_owned()),
+            ADDRESS => Some("10.0.0.7".to_owned()),
+            _ => None,
+        };
+        match parse(&args, environment)? {
+            Parsed::Run(start) => Ok(start.settings),
             _ => Err("not a run".into()),
         }
     }
@@ -807,7 +548,8 @@ mod tests {
             "--listen-client-urls",
             "http://127.0.0.1:1,http://localhost:2",
             "-debug",
-            "-pre-vote=false",
+            "-pre-vote=T",
+            "-enable-pprof=false",
         ]);
         let settings = settings.expect("all of it is known");
         assert_eq!(settings.name, "a");
@@ -848,6 +590,17 @@ mod tests {
             Ok(AutoCompaction::Count(1000))
         );
         assert!(compaction(&[mode, "--auto-compaction-retention=1h"]).is_err());
+    }
+
+    #[test]
+    fn coreoss_placeholders_stand_for_the_machines_address() {
+        let settings = parsed(&[
+            "--advertise-client-urls=http://$public_ipv4:2379",
+            "--listen-peer-urls=http://$private_ipv4:2380,http://$private_ipv4:7001",
+        ])
+        .expect("it has an address");
+        assert_eq!(settings.client_urls, ["http://10.0.0.7:2379"]);
+        assert_eq!(settings.peer_listen[1], ([10, 0, 0, 7], 7001).into());
     }
 
     #[test]
@@ -935,6 +688,22 @@ mod tests {
             (&["--election-timeout=60000"], "50000"),
             (&["--snapshot-count=x"], "-snapshot-count"),
             (&["--max-txn-ops=256"], "128 is all there is"),
+            (&["--pre-vote=false"], "-pre-vote: true is all there is"),
+            (&["--enable-v2=no"], "invalid boolean value \"no\""),
+            (&["--enable-v2=false"], "true is all there is"),
+            (&["--logger=json"], "zap or capnslog is all there is"),
+            (&["--log-outputs=/var/log/etcd"], "default or stderr"),
+            (&["--log-level=loud"], "loud"),
+            (&["--auto-tls"], "-auto-tls is not supported"),
+            (&["--max-wals=0"], "5 is all there is"),
+            (
+                &[
+                    "--peer-client-cert-auth=false",
+                    "--peer-cert-file=/c",
+                    "--peer-key-file=/k",
+                ],
+                "always need one",
+            ),
             (
                 &["--listen-metrics-urls=http://127.0.0.1:1"],
                 "not supported",
