@@ -65,6 +65,14 @@ pub fn fuzz_call(bytes: &[u8]) {
 /// Runs PID 1 on the root it finds; returns only when it could not even begin.
 pub fn run() -> ExitCode {
     crash::install();
+    if let Err(err) = nix::unistd::chdir("/") {
+        // What is started stands where PID 1 does.
+        kmsg::write(
+            Priority::Error,
+            "orlop",
+            &format!("cannot change to /: {err}"),
+        );
+    }
     if let Some(left) = resume::Left::from_arguments() {
         return ended(resume::go_on(left).and_then(pid1::Pid1::run));
     }

@@ -152,7 +152,8 @@ pub fn start(
         pid_variables,
         inherit: around.inherit,
         cgroup: around.cgroup,
-        directory: string(directory)?,
+        // PID 1 stands in the root.
+        directory: (directory != "/").then(|| string(directory)).transpose()?,
         user: user.as_ref().map(|u| (u.uid, u.gid, u.groups.clone())),
         umask: service.umask,
         nice: service.nice.map_or(0, i32::from),
@@ -164,7 +165,7 @@ pub fn start(
         ..Exec::new(
             string(&program)?,
             strings(arguments.iter().map(String::as_str))?,
-            [stdio.input.as_fd(), stdio.output(), stdio.error()],
+            stdio.descriptors(),
         )
     };
     let started = if needs_helper(service, command) {
@@ -217,7 +218,7 @@ fn launch(
 ) -> Launch {
     exec.user = None;
     exec.no_new_privileges = false;
-    let directory = std::mem::replace(&mut exec.directory, c"/".to_owned());
+    let directory = exec.directory.take();
     let limits = std::mem::take(&mut exec.limits);
     let confinement = if command.flags.full_privileges {
         Confinement {
@@ -243,7 +244,10 @@ fn launch(
             gid: u.gid,
             groups: u.groups.clone(),
         }),
-        directory: directory.to_string_lossy().into_owned(),
+        directory: directory.map_or_else(
+            || "/".to_owned(),
+            |directory| directory.to_string_lossy().into_owned(),
+        ),
         umask: std::mem::replace(&mut exec.umask, 0o022),
         ignore_broken_pipes: service.ignore_sigpipe,
         limits: limits

@@ -4,7 +4,7 @@ mod child;
 
 use std::ffi::CString;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
@@ -44,8 +44,8 @@ pub struct Exec<'a> {
     pub inherit: &'a [BorrowedFd<'a>],
     /// The directory of the cgroup (version 2) that it starts in.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The working directory; one that is missing fails the start.
-    pub directory: CString,
+    /// The working directory, where it is not this process's own; one that is missing fails the start.
+    pub directory: Option<CString>,
     /// User, group and supplementary groups; `None` keeps root.
     pub user: Option<(u32, u32, Vec<u32>)>,
     /// The file mode creation mask.
@@ -66,7 +66,7 @@ pub struct Exec<'a> {
 }
 
 impl<'a> Exec<'a> {
-    /// A program of root's in `/`, with no environment and every setting at its default.
+    /// A program of root's in this process's directory, with no environment and every setting at its default.
     #[must_use]
     pub fn new(program: CString, argv: Vec<CString>, stdio: [BorrowedFd<'a>; 3]) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl<'a> Exec<'a> {
             stdio,
             inherit: &[],
             cgroup: None,
-            directory: c"/".to_owned(),
+            directory: None,
             user: None,
             umask: 0o022,
             nice: 0,
@@ -205,17 +205,14 @@ impl Start {
     /// `WouldBlock` while there is none yet, and other errors of read(2).
     pub fn result(&mut self) -> io::Result<Result<(), StartFailure>> {
         loop {
-            let mut message = [0_u8; REPORT_MAX];
-            let length = nix::unistd::read(&self.pipe, &mut message)?;
-            if length == 0 {
+            let mut message = [MaybeUninit::<u8>::uninit(); REPORT_MAX];
+            let (message, _) = rustix::io::read(&self.pipe, &mut message)?;
+            if message.is_empty() {
                 // The end: the program has a memory of its own, or the child has none any more.
                 self.is_over = true;
                 return Ok(self.failure.take().map_or(Ok(()), Err));
             }
-            let Some(([code, errno @ ..], words)) = message
-                .get(..length)
-                .and_then(|message| message.split_first_chunk::<5>())
-            else {
+            let Some(([code, errno @ ..], words)) = message.split_first_chunk::<5>() else {
                 continue;
             };
             self.failure = Some(StartFailure {
@@ -361,7 +358,7 @@ mod tests {
             exec.umask = 0o077;
             exec.oom_score_adjust = Some(500);
             exec.limits = limits;
-            exec.directory = c"/usr".to_owned();
+            exec.directory = Some(c"/usr".to_owned());
         });
         assert!(failure.is_none(), "{failure:?}");
         let lines: Vec<&str> = output.lines().collect();
@@ -464,7 +461,7 @@ mod tests {
         assert_eq!(failure.step(), Some(Step::Exec));
         assert_eq!(failure.err.raw_os_error(), Some(libc::ENOENT));
         let (_, failure) = run(c"/bin/true", &argv, &null, |exec| {
-            exec.directory = c"/no/such/directory".to_owned()
+            exec.directory = Some(c"/no/such/directory".to_owned())
         });
         assert_eq!(failure.unwrap().step(), Some(Step::Directory));
     }

@@ -71,7 +71,7 @@ pub fn start_for_caller(
     let envp = strings(fixed.iter().chain(passed)).map_err(|failure| failure.text)?;
     let arguments = strings(argv.iter()).map_err(|failure| failure.text)?;
     let program_text = string(&program).map_err(|failure| failure.text)?;
-    let directory = string(directory).map_err(|failure| failure.text)?;
+    let directory = Some(string(directory).map_err(|failure| failure.text)?);
     let exec = Exec {
         envp,
         directory,

@@ -15,14 +15,12 @@ use crate::clone::{CloneArgs, CloneFlags};
 
 /// The child's stack in units of 16 bytes, the alignment that the ABI wants: 16 KiB.
 const STACK: usize = 1024;
-/// Numbers from here on are free for copies of descriptors: above those that they are put at.
-const ROOM: i32 = 256;
 
 /// All that the child reads.
 #[derive(Debug)]
 pub(super) struct Plan {
     program: CString,
-    directory: CString,
+    directory: Option<CString>,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
     stdio: [i32; 3],
@@ -292,11 +290,13 @@ fn prepare(plan: &Plan, report: &mut i32) -> Result<(), (Step, i32)> {
         attempt(Step::Group, libc::SYS_setresgid, [gid, gid, gid])?;
         attempt(Step::User, libc::SYS_setresuid, [uid, uid, uid])?;
     }
-    attempt(
-        Step::Directory,
-        libc::SYS_chdir,
-        [pointer(plan.directory.as_ptr())],
-    )?;
+    if let Some(directory) = &plan.directory {
+        attempt(
+            Step::Directory,
+            libc::SYS_chdir,
+            [pointer(directory.as_ptr())],
+        )?;
+    }
     if plan.no_new_privileges {
         attempt(
             Step::NoNewPrivileges,
@@ -331,9 +331,12 @@ fn default_signals(ignored: &[i32], ignore_broken_pipes: bool) {
 
 /// Puts standard input, output, error and the inherited descriptors at 0, 1, 2, 3 …; answers the report pipe's new number.
 fn move_descriptors(plan: &Plan) -> Result<i32, (Step, i32)> {
+    // Copies lie above all that they are put at, and no higher: the kernel's table has room for the highest number.
+    let count = plan.inherit.len() + usize::from(plan.passes_report) + 3;
+    let room = i32::try_from(count).unwrap_or(i32::MAX);
     let above = |fd: i32, step: Step| {
         let command = signed(libc::F_DUPFD_CLOEXEC);
-        attempt(step, libc::SYS_fcntl, [signed(fd), command, signed(ROOM)])
+        attempt(step, libc::SYS_fcntl, [signed(fd), command, signed(room)])
     };
     let report = above(plan.report, Step::Descriptors)?;
     let mut stdio = [0; 3];
