@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use orlop_unit::{CpuWeight, Limit, Resources, Signal, UnitName};
 
@@ -40,14 +41,22 @@ fn within(slice: &str) -> PathBuf {
     path
 }
 
-/// Makes the cgroup, with its limits, and opens it.
+/// Whether the hierarchy is there; it comes and goes at no later time than the mounts that PID 1 begins with.
+#[must_use]
+pub fn is_mounted() -> bool {
+    static MOUNTED: OnceLock<bool> = OnceLock::new();
+    *MOUNTED.get_or_init(|| Path::new(ROOT).join("cgroup.procs").exists())
+}
+
+/// Makes the cgroup, with its limits, and opens it; answers as well whether it was there before.
 ///
 /// # Errors
 /// Those of mkdir(2) and open(2); a limit that cannot be set is an error as well: it was meant to confine.
-pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
+pub fn create(path: &Path, resources: &Resources) -> io::Result<(OwnedFd, bool)> {
+    let mut was_there = false;
     if let Err(err) = fs::create_dir(path) {
         match err.kind() {
-            io::ErrorKind::AlreadyExists => {}
+            io::ErrorKind::AlreadyExists => was_there = true,
             io::ErrorKind::NotFound => {
                 fs::create_dir_all(path)?;
                 for controller in CONTROLLERS {
@@ -58,7 +67,14 @@ pub fn create(path: &Path, resources: &Resources) -> io::Result<OwnedFd> {
         }
     }
     apply(path, resources)?;
-    Ok(OwnedFd::from(fs::File::open(path)?))
+    Ok((OwnedFd::from(fs::File::open(path)?), was_there))
+}
+
+/// The cgroup below the root that `path` is in.
+#[must_use]
+pub fn top(path: &Path) -> Option<PathBuf> {
+    let first = path.strip_prefix(ROOT).ok()?.components().next()?;
+    Some(Path::new(ROOT).join(first))
 }
 
 fn apply(path: &Path, resources: &Resources) -> io::Result<()> {
@@ -189,7 +205,7 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_dir(path);
 }
 
-/// How often the kernel has killed in the cgroup for lack of memory.
+/// How often the kernel has killed in the cgroup, and in those below it, for lack of memory.
 #[must_use]
 pub fn oom_kills(path: &Path) -> u64 {
     counter(path, "memory.events", "oom_kill ")

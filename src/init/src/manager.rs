@@ -122,7 +122,8 @@ pub struct Manager {
     gone: Vec<String>,
     epoll: Option<Epoll>,
     memory: Option<Inotify>,
-    memory_of: HashMap<WatchDescriptor, UnitId>,
+    /// The cgroups below the root, and how often the kernel has killed within for lack of memory.
+    starved: HashMap<WatchDescriptor, (PathBuf, u64)>,
     clock: Option<TimerFd>,
     mounts: Option<std::fs::File>,
 }
@@ -161,7 +162,7 @@ impl Manager {
             gone: Vec::new(),
             epoll: None,
             memory: None,
-            memory_of: HashMap::new(),
+            starved: HashMap::new(),
             clock: None,
             mounts: None,
         }

@@ -114,7 +114,7 @@ impl Manager {
             }
             Kind::Slice(resources) => {
                 let path = cgroup::slice_path(&unit.name);
-                let opened = cgroup::create(&path, resources)
+                let (opened, _) = cgroup::create(&path, resources)
                     .map_err(|err| format!("cannot make the cgroup {}: {err}", path.display()))?;
                 if let Some(entry) = self.entries.get_mut(id.index()) {
                     entry.cgroup = Some((path, opened));

@@ -1,12 +1,15 @@
 //! What the kernel tells of units: connections, files, memory that ran out, clocks that were set, mounts that are gone.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use orlop_unit::{ActiveState, Kind, UnitId};
 
 use super::Manager;
+use crate::cgroup;
 use crate::service::Input;
 use crate::trigger::{Trigger, timer};
 
@@ -67,7 +70,14 @@ impl Manager {
     }
 
     /// Begins to hear of memory that ran out in the unit's cgroup.
-    pub(in crate::manager) fn watch_memory(&mut self, id: UnitId, path: &std::path::Path) {
+    ///
+    /// What the kernel counts for a cgroup it counts for those above it (`Documentation/admin-guide/cgroup-v2.rst`, `memory.events`): one watch
+    /// serves all units of a slice, which are looked at when one of them was killed in.
+    pub(in crate::manager) fn watch_memory(&mut self, path: &Path) {
+        let Some(top) = cgroup::top(path) else { return };
+        if self.starved.values().any(|(watched, _)| *watched == top) {
+            return;
+        }
         if self.memory.is_none() {
             let made = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
             if let (Ok(inotify), Some(epoll)) = (made, &self.epoll)
@@ -83,24 +93,36 @@ impl Manager {
         }
         let Some(inotify) = &self.memory else { return };
         // Without the controller there is nothing to hear.
-        if let Ok(watch) = inotify.add_watch(&path.join("memory.events"), AddWatchFlags::IN_MODIFY)
-        {
-            self.memory_of.insert(watch, id);
+        if let Ok(watch) = inotify.add_watch(&top.join("memory.events"), AddWatchFlags::IN_MODIFY) {
+            let kills = cgroup::oom_kills(&top);
+            self.starved.insert(watch, (top, kills));
         }
     }
 
     fn memory_ran_out(&mut self) {
-        let mut starved = std::collections::BTreeSet::new();
+        let mut told = BTreeSet::new();
         while let Some(Ok(events)) = self.memory.as_ref().map(Inotify::read_events) {
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                    self.memory_of.remove(&event.wd);
-                } else if let Some(id) = self.memory_of.get(&event.wd) {
-                    starved.insert(*id);
+                    self.starved.remove(&event.wd);
+                } else if let Some((top, kills)) = self.starved.get_mut(&event.wd) {
+                    // It is told of every limit that is met, not only of those that kill.
+                    let before = std::mem::replace(kills, cgroup::oom_kills(top));
+                    if *kills > before {
+                        told.insert(top.clone());
+                    }
                 }
             }
         }
-        for id in starved {
+        let units: Vec<UnitId> = self
+            .graph
+            .ids()
+            .filter(|id| {
+                let cgroup = self.entry(*id).and_then(|entry| entry.cgroup.as_ref());
+                cgroup.is_some_and(|(path, _)| told.iter().any(|top| path.starts_with(top)))
+            })
+            .collect();
+        for id in units {
             if self.has_new_oom_kill(id) {
                 self.feed(id, Input::OutOfMemoryWithin);
             }

@@ -125,22 +125,22 @@ impl Manager {
         let Some(command) = run.command(phase, index).cloned() else {
             return Err(failure("the command is gone".to_owned()));
         };
-        if entry.cgroup.is_none()
-            && std::path::Path::new(cgroup::ROOT)
-                .join("cgroup.procs")
-                .exists()
-        {
+        if entry.cgroup.is_none() && cgroup::is_mounted() {
             let path = cgroup::path(&unit.name, service.slice.as_ref());
-            let opened = cgroup::create(&path, &service.resources).map_err(|err| {
+            let (opened, was_there) = cgroup::create(&path, &service.resources).map_err(|err| {
                 failure(format!("cannot make the cgroup {}: {err}", path.display()))
             })?;
-            entry.oom_kills = cgroup::oom_kills(&path);
+            entry.oom_kills = if was_there {
+                cgroup::oom_kills(&path)
+            } else {
+                0
+            };
             if service.oom_policy == OomPolicy::Kill {
                 let grouped = orlop_sys::cgroup::set(&path, "memory.oom.group", "1");
                 grouped.map_err(|err| failure(format!("cannot set OOMPolicy=kill: {err}")))?;
             }
             entry.cgroup = Some((path.clone(), opened));
-            self.watch_memory(id, &path);
+            self.watch_memory(&path);
         }
         let mut passed: Vec<(String, OwnedFd)> = Vec::new();
         if phase == Phase::Start {

@@ -220,7 +220,7 @@ impl Manager {
         }
         self.processes.extend(processes);
         if let Some(path) = path {
-            self.watch_memory(id, &path);
+            self.watch_memory(&path);
         }
     }
 
