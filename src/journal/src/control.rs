@@ -116,6 +116,8 @@ pub enum Received {
 #[derive(Debug)]
 pub struct Control {
     socket: OwnedFd,
+    /// Where a packet is read to.
+    packet: Box<[u8]>,
     /// Streams whose end PID 1 has not been told of yet; as many as it has opened, at most.
     closed: std::collections::VecDeque<u64>,
 }
@@ -134,6 +136,7 @@ impl Control {
         }
         Ok(Self {
             socket,
+            packet: vec![0; PACKET_MAX_BYTES].into_boxed_slice(),
             closed: std::collections::VecDeque::new(),
         })
     }
@@ -142,13 +145,12 @@ impl Control {
     ///
     /// # Errors
     /// Of these only [`Error::Receive`] says that the socket is of no more use.
-    pub fn receive(&self) -> Result<Received, Error> {
-        let mut bytes = [0; PACKET_MAX_BYTES];
+    pub fn receive(&mut self) -> Result<Received, Error> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
-            let iov = &mut [IoSliceMut::new(&mut bytes)];
+            let iov = &mut [IoSliceMut::new(&mut self.packet)];
             match rustix::net::recvmsg(&self.socket, iov, &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(rustix::io::Errno::INTR) => {}
@@ -168,7 +170,7 @@ impl Control {
         if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(Error::TooLong);
         }
-        let packet = bytes.get(..received.bytes).unwrap_or_default();
+        let packet = self.packet.get(..received.bytes).unwrap_or_default();
         if packet.is_empty() {
             return Ok(Received::Ended);
         }

@@ -3,7 +3,8 @@
 use orlop_boot::times;
 use orlop_sys::kmsg::Priority;
 use orlop_unit::{
-    Action as JobAction, ActiveState, Event, JobId, JobResult, Mode, Outcome, Request, UnitId,
+    Action as JobAction, ActiveState, Event, JobId, JobResult, Mode, Outcome, Request,
+    Run as Runnable, UnitId,
 };
 
 use super::{Answer, Manager, random_id};
@@ -36,10 +37,25 @@ impl Manager {
     }
 
     /// Begins all jobs that can begin, and tells what has ended.
+    ///
+    /// The journal begins last of them: nothing waits for it, what others write meanwhile is kept, and it has the kernel's whole log to read first.
     pub(super) fn turn(&mut self) {
         loop {
+            let mut journal = None;
             while let Some(run) = self.jobs.next_runnable(&self.graph) {
+                let is_journal = self.graph.name(run.unit).as_str() == JOURNAL_UNIT;
+                if is_journal && run.action == JobAction::Start {
+                    journal = Some(run);
+                } else {
+                    self.begin(run.job, run.unit, run.action);
+                }
+            }
+            // What the others led to may have taken its job away.
+            let is_current =
+                |run: &Runnable| self.jobs.job_of(run.unit).is_some_and(|j| j.id == run.job);
+            if let Some(run) = journal.filter(is_current) {
                 self.begin(run.job, run.unit, run.action);
+                continue;
             }
             let mut any = false;
             while let Some(event) = self.jobs.next_event() {
