@@ -7,7 +7,7 @@
 mod ended;
 mod mount;
 mod notified;
-mod saved;
+pub(crate) mod saved;
 #[cfg(test)]
 mod simulation;
 mod start;
@@ -230,10 +230,10 @@ fn after(now_ns: u64, time: Option<Duration>) -> Option<u64> {
 }
 
 /// What is run for a unit.
-fn service_of(unit: &Unit) -> Option<Service> {
+fn service_of(unit: &Unit) -> Option<Arc<Service>> {
     match &unit.kind {
-        Kind::Service(service) => Some(service.as_ref().clone()),
-        Kind::Mount(directives) => Some(mount::service(directives)),
+        Kind::Service(service) => Some(Arc::clone(service)),
+        Kind::Mount(directives) => Some(Arc::new(mount::service(directives))),
         _ => None,
     }
 }
@@ -255,7 +255,7 @@ impl Run {
     /// A service that does not run; `None` when the unit is none, and no mount either, which is run like one.
     #[must_use]
     pub fn new(unit: &Arc<Unit>) -> Option<Self> {
-        let service = Arc::new(service_of(unit)?);
+        let service = service_of(unit)?;
         Some(Self {
             unit: Arc::clone(unit),
             service,
@@ -299,7 +299,7 @@ impl Run {
     /// Takes the unit's files as they are now; counts from the next command on.
     pub fn replace_unit(&mut self, unit: &Arc<Unit>) {
         if let Some(service) = service_of(unit) {
-            self.service = Arc::new(service);
+            self.service = service;
             self.unit = Arc::clone(unit);
         }
     }

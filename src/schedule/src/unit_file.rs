@@ -1,5 +1,7 @@
 //! A unit as it was submitted.
 
+use std::sync::Arc;
+
 use orlop_unit::{MemoryStore, Service, Severity, SpecifierContext, UnitName};
 
 use crate::constraints::{Constraints, Finding};
@@ -58,7 +60,7 @@ impl UnitFile {
         }
         warnings.extend(ignored_install(&options));
         let service = load(name, &options, &mut warnings);
-        let needs = Needs::derive(&constraints.asked, service.as_ref());
+        let needs = Needs::derive(&constraints.asked, service.as_deref());
         Ok(Self {
             hash: options::hash(&options),
             options,
@@ -121,7 +123,11 @@ fn file_name(name: &UnitName, options: &[UnitOption]) -> String {
 }
 
 /// The unit as PID 1 will see it; a template is looked at through an instance.
-fn load(name: &UnitName, options: &[UnitOption], warnings: &mut Vec<Finding>) -> Option<Service> {
+fn load(
+    name: &UnitName,
+    options: &[UnitOption],
+    warnings: &mut Vec<Finding>,
+) -> Option<Arc<Service>> {
     let file = format!("{DIRECTORY}/{}", file_name(name, options));
     let store = MemoryStore::new().file(&file, &options::canonical(options));
     let instance = if name.is_template() {

@@ -1,5 +1,6 @@
 //! Finding a unit's files and reading them together (`systemd.unit(5)`, "Unit File Load Path").
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -72,6 +73,8 @@ pub struct Loader<'a, S> {
     aliases: HashMap<String, Vec<UnitName>>,
     /// What `[Install]` of `.container` files adds to other units.
     installed: HashMap<UnitName, Vec<Dependency>>,
+    /// The template that was read last, and its text: where there is one instance there are often more.
+    template: RefCell<Option<(String, Arc<str>)>>,
 }
 
 impl<'a, S: UnitStore> Loader<'a, S> {
@@ -88,6 +91,7 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             places: HashMap::new(),
             aliases: HashMap::new(),
             installed: HashMap::new(),
+            template: RefCell::new(None),
         };
         let mut containers = Vec::new();
         for (index, directory) in loader.directories.iter().enumerate() {
@@ -195,7 +199,7 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             };
         };
         let path: Arc<str> = fragment.path.as_str().into();
-        let Some(text) = self.store.read(&fragment.path) else {
+        let Some(text) = self.text(&name, &fragment) else {
             problems.push(
                 &path,
                 Position::default(),
@@ -214,6 +218,20 @@ impl<'a, S: UnitStore> Loader<'a, S> {
             };
         }
         self.read(&name, Some(&fragment), &text, problems)
+    }
+
+    fn text(&self, name: &UnitName, fragment: &Fragment) -> Option<Arc<str>> {
+        if name.instance().is_none() {
+            return self.store.read(&fragment.path).map(Arc::from);
+        }
+        if let Some((path, text)) = &*self.template.borrow()
+            && *path == fragment.path
+        {
+            return Some(Arc::clone(text));
+        }
+        let text: Arc<str> = self.store.read(&fragment.path)?.into();
+        *self.template.borrow_mut() = Some((fragment.path.clone(), Arc::clone(&text)));
+        Some(text)
     }
 
     fn read(

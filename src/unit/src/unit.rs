@@ -1,5 +1,6 @@
 //! A loaded unit: what every type has in common.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::condition::Conditions;
@@ -126,7 +127,7 @@ pub struct Install {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Processes to run.
-    Service(Box<Service>),
+    Service(Arc<Service>),
     /// A point that others are ordered by.
     Target,
     /// Starts another unit when its time comes.
@@ -201,7 +202,7 @@ impl Unit {
 
     /// The service, if it is one.
     #[must_use]
-    pub fn service(&self) -> Option<&Service> {
+    pub fn service(&self) -> Option<&Arc<Service>> {
         match &self.kind {
             Kind::Service(service) => Some(service),
             _ => None,

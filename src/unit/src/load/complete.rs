@@ -77,7 +77,7 @@ fn kind(draft: &mut Draft, name: &UnitName) -> Result<Kind, String> {
             let mut service = std::mem::take(&mut draft.service);
             let has_success_action = draft.success_action != MachineAction::None;
             complete(&mut service, &draft.written, has_success_action)?;
-            Kind::Service(Box::new(service))
+            Kind::Service(Arc::new(service))
         }
         UnitType::Target => Kind::Target,
         UnitType::Timer => Kind::Timer(Box::new(kinds::timer(draft, name)?)),

@@ -38,6 +38,7 @@ fn service(lines: &str) -> Service {
     good("a.service", &text)
         .service()
         .expect("a service")
+        .as_ref()
         .clone()
 }
 

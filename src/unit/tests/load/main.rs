@@ -44,7 +44,7 @@ fn good(loaded: Loaded) -> Unit {
 
 #[track_caller]
 fn service(loaded: Loaded) -> Service {
-    good(loaded).service().expect("a service").clone()
+    good(loaded).service().expect("a service").as_ref().clone()
 }
 
 /// The one error that keeps this text from loading.
