@@ -26,8 +26,18 @@ pub fn now_ns() -> u64 {
 ///
 /// Without `/run` nothing is written: the record is for whoever asks later, no step depends on it.
 pub fn record(name: &str, start_ns: u64) {
-    let end_ns = now_ns();
+    append(&line(name, start_ns));
+}
+
+/// The line about a step that ends now, for [`append`].
+#[must_use]
+pub fn line(name: &str, start_ns: u64) -> String {
+    format!("{name} {start_ns} {}\n", now_ns())
+}
+
+/// Appends lines, as [`record`] does with one.
+pub fn append(lines: &str) {
     if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(PATH) {
-        let _ = writeln!(file, "{name} {start_ns} {end_ns}");
+        let _ = file.write_all(lines.as_bytes());
     }
 }

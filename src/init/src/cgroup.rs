@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::text;
 use orlop_unit::{CpuWeight, Limit, Resources, Signal, UnitName};
 
 /// Where the hierarchy is mounted.
@@ -129,7 +130,7 @@ fn total_memory_bytes() -> u64 {
 /// Whether a process is left in the cgroup or below; one that is not there has none.
 #[must_use]
 pub fn is_populated(path: &Path) -> bool {
-    fs::read_to_string(path.join("cgroup.events"))
+    text::read(path.join("cgroup.events"))
         .is_ok_and(|text| text.lines().any(|l| l == "populated 1"))
 }
 
@@ -137,7 +138,7 @@ pub fn is_populated(path: &Path) -> bool {
 #[must_use]
 pub fn holds(path: &Path, pid: i32) -> bool {
     let own = path.strip_prefix(ROOT).unwrap_or(path);
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
+    text::read(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
         text.lines()
             .filter_map(|l| l.strip_prefix("0::/"))
             .any(|c| Path::new(c).starts_with(own))
@@ -150,7 +151,7 @@ pub fn processes(path: &Path, max: usize) -> Vec<i32> {
     let mut found = Vec::new();
     let mut left = vec![path.to_path_buf()];
     while let Some(directory) = left.pop() {
-        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        let text = text::read(directory.join("cgroup.procs")).unwrap_or_default();
         found.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
         if found.len() >= max {
             found.truncate(max);
@@ -225,12 +226,12 @@ pub fn usage(path: &Path) -> (Option<u64>, Option<u64>) {
 /// The one number that a file of the cgroup holds; `None` for `max`, and where there is no such file.
 #[must_use]
 pub fn number_in(path: &Path, file: &str) -> Option<u64> {
-    let text = fs::read_to_string(path.join(file)).ok()?;
+    let text = text::read(path.join(file)).ok()?;
     text.trim().parse().ok()
 }
 
 fn counter(path: &Path, file: &str, key: &str) -> u64 {
-    fs::read_to_string(path.join(file))
+    text::read(path.join(file))
         .ok()
         .and_then(|text| text.lines().find_map(|l| l.strip_prefix(key)?.parse().ok()))
         .unwrap_or(0)

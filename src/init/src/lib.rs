@@ -38,6 +38,7 @@ mod shutdown;
 mod spawn;
 mod streams;
 mod teardown;
+mod text;
 pub mod trial;
 mod trigger;
 pub mod unit_files;

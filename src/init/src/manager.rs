@@ -84,6 +84,8 @@ pub struct Entry {
     told: ActiveState,
     starts_ns: VecDeque<u64>,
     oom_kills: u64,
+    /// The cgroup was found empty, and nothing has been started in it since; not asked again while one input is worked on.
+    found_empty: bool,
     /// When it last began to come up, in nanoseconds of the boot clock.
     pub started_ns: Option<u64>,
     /// When it last went down.
@@ -108,6 +110,8 @@ pub struct Manager {
     answers: Vec<Answer>,
     specifiers: SpecifierContext,
     booting: bool,
+    /// Lines for the boot's times that are not written yet.
+    boot_times: String,
     /// What is due, and when, in nanoseconds of the boot clock.
     due: BTreeSet<(u64, UnitId)>,
     /// Services that wait for other jobs (`Type=idle`).
@@ -154,6 +158,7 @@ impl Manager {
             answers: Vec::new(),
             specifiers: SpecifierContext::default(),
             booting: true,
+            boot_times: String::new(),
             due: BTreeSet::new(),
             idle: BTreeSet::new(),
             forgettable: Vec::new(),

@@ -10,7 +10,7 @@ use orlop_boot::modprobe::chain;
 use orlop_boot::mounts::{API, Api, When, directory, mount_one};
 
 use crate::cgroup::CONTROLLERS;
-use crate::mountinfo;
+use crate::{mountinfo, text};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -91,7 +91,7 @@ fn mounted() -> HashSet<String> {
 
 /// The types that the kernel can mount without loading a module (filesystems(5)).
 fn known_filesystems() -> HashSet<String> {
-    fs::read_to_string("/proc/filesystems")
+    text::read("/proc/filesystems")
         .unwrap_or_default()
         .lines()
         .filter_map(|line| Some(line.split_whitespace().next_back()?.to_owned()))
@@ -130,9 +130,9 @@ fn make_groups(root: &Path, problems: &mut Vec<String>) {
 
 /// Enables those controllers for the groups below it that the kernel has; the first error counts, the others go on.
 fn enable_controllers(group: &Path) -> Result<(), nix::errno::Errno> {
-    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = text::read(group.join("cgroup.controllers")).unwrap_or_default();
     let file = group.join("cgroup.subtree_control");
-    let enabled = fs::read_to_string(&file).unwrap_or_default();
+    let enabled = text::read(&file).unwrap_or_default();
     let mut outcome = Ok(());
     for controller in CONTROLLERS {
         if !controllers.split_whitespace().any(|c| c == controller) {

@@ -207,6 +207,7 @@ impl Pid1 {
         } else if self.quiet_at_ns.is_some_and(|at_ns| at_ns <= now_ns) {
             self.quiet_at_ns = None;
             orlop_sys::memory::release_code();
+            orlop_sys::memory::release_heap();
         }
     }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use orlop_boot::times;
 use orlop_sys::crash;
 use orlop_sys::kmsg::{self, Priority};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::control::Server;
 use crate::manager::{Manager, Owner};
@@ -29,6 +30,19 @@ pub struct Left {
     state: i32,
     /// Crashes in a row.
     crashes: u32,
+}
+
+/// What is written down of PID 1 itself.
+#[derive(Serialize)]
+struct MachineLine<'a> {
+    machine: &'static str,
+    control: Option<Value>,
+    notify: Option<RawFd>,
+    journal: Option<RawFd>,
+    watchdog: Option<RawFd>,
+    callers: &'a BTreeMap<u64, i32>,
+    setup: Option<i32>,
+    ending: Option<(&'static str, &'static str, u64)>,
 }
 
 impl Left {
@@ -160,7 +174,6 @@ impl Pid1 {
         let line = self.machine();
         if is_whole || line != self.machine_line {
             text.push_str(&line);
-            text.push('\n');
             self.machine_line = line;
         }
         if !text.is_empty()
@@ -191,19 +204,25 @@ impl Pid1 {
                 Ending::Ordered => "ordered",
                 Ending::Rest => "rest",
             };
-            json!([action, stage, deadline_ns])
+            (action, stage, deadline_ns)
         });
-        json!({
-            "machine": "pid1",
-            "control": self.control.as_ref().map(Server::save),
-            "notify": self.notify.as_ref().map(|socket| socket.as_raw_fd()),
-            "journal": self.manager.streams.socket().map(|socket| socket.as_raw_fd()),
-            "watchdog": self.watchdog.as_ref().map(Feeder::number),
-            "callers": self.callers,
-            "setup": self.setup,
-            "ending": ending,
-        })
-        .to_string()
+        let mut line = String::new();
+        let about = MachineLine {
+            machine: "pid1",
+            control: self.control.as_ref().map(Server::save),
+            notify: self.notify.as_ref().map(|socket| socket.as_raw_fd()),
+            journal: self
+                .manager
+                .streams
+                .socket()
+                .map(|socket| socket.as_raw_fd()),
+            watchdog: self.watchdog.as_ref().map(Feeder::number),
+            callers: &self.callers,
+            setup: self.setup,
+            ending,
+        };
+        saved::add(&about, &mut line);
+        line
     }
 
     /// Executes the program anew when that was asked for, and nobody is between clone3(2) and its program.

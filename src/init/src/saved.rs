@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// The log is written anew when it has grown to so many times what it was when that was done last.
@@ -64,6 +65,15 @@ impl Log {
     /// What is in it now is all that counts.
     pub fn is_compact(&mut self) {
         self.compact_bytes = self.length_bytes;
+    }
+}
+
+/// Adds a line about a thing to `lines`.
+pub fn add(about: &impl Serialize, lines: &mut String) {
+    // What is written down has no maps with keys that are no text, which alone could not be written.
+    if let Ok(line) = serde_json::to_string(about) {
+        lines.push_str(&line);
+        lines.push('\n');
     }
 }
 

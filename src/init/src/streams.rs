@@ -4,16 +4,15 @@
 //! that it has read and written everything, so that a restarted journal takes over where the old one ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write as _;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
 use orlop_unit::Logging;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The unit that reads the streams.
 pub const JOURNAL_UNIT: &str = "orlop-journal.service";
@@ -49,6 +48,18 @@ struct Stream {
     console: bool,
     #[serde(skip)]
     read: Option<OwnedFd>,
+}
+
+/// What is written down of a stream.
+#[derive(Serialize)]
+struct Line<'a> {
+    stream: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<&'a Stream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fd: Option<RawFd>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    closed: bool,
 }
 
 #[derive(Deserialize)]
@@ -146,15 +157,16 @@ impl Streams {
             changed = self.live.keys().copied().collect();
         }
         for id in changed {
-            let line = match self.live.get(&id) {
-                Some(stream) => json!({
-                    "stream": id,
-                    "about": stream,
-                    "fd": stream.read.as_ref().map(|fd| fd.as_raw_fd()),
-                }),
-                None => json!({ "stream": id, "closed": true }),
+            let stream = self.live.get(&id);
+            let line = Line {
+                stream: id,
+                about: stream,
+                fd: stream
+                    .and_then(|s| s.read.as_ref())
+                    .map(|fd| fd.as_raw_fd()),
+                closed: stream.is_none(),
             };
-            let _ = writeln!(out, "{line}");
+            crate::saved::add(&line, out);
         }
     }
 

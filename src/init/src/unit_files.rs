@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::text;
 use orlop_unit::{Entry, EntryKind, SpecifierContext, UnitStore};
 
 /// Where unit files lie, the highest precedence first.
@@ -20,11 +21,7 @@ pub struct Files;
 
 impl UnitStore for Files {
     fn read(&self, path: &str) -> Option<String> {
-        let bytes = fs::read(path).ok()?;
-        Some(
-            String::from_utf8(bytes)
-                .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned()),
-        )
+        text::read(path).ok()
     }
 
     fn list(&self, directory: &str) -> Vec<Entry> {
@@ -61,13 +58,8 @@ impl UnitStore for Files {
 /// What specifiers stand for on this machine.
 #[must_use]
 pub fn specifiers() -> SpecifierContext {
-    let line = |path: &str| {
-        fs::read_to_string(path)
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let line = |path: &str| text::read(path).unwrap_or_default().trim().to_owned();
+    let release = text::read("/etc/os-release").unwrap_or_default();
     let field = |key: &str| {
         release
             .lines()

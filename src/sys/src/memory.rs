@@ -12,6 +12,9 @@ unsafe extern "C" {
 /// The kernel's and the processor's page size on x86-64, in bytes.
 const PAGE: usize = 4096;
 
+/// What stays at the heap's end for what comes next, in bytes.
+const HEAP_KEPT_BYTES: usize = 64 * 1024;
+
 /// Gives back the pages of this program's code and constants: those that are used again come back from the page cache one by one.
 ///
 /// For a process that works hard once and then waits: what only its beginning needed no longer counts as its memory.
@@ -29,6 +32,12 @@ pub fn release_code() {
         // and the next access maps again with the same bytes. A failure leaves them where they are.
         unsafe { libc::madvise(address.cast(), length, libc::MADV_DONTNEED) };
     }
+}
+
+/// Gives the heap's free pages back to the kernel, those between what is in use included (malloc_trim(3)).
+pub fn release_heap() {
+    // SAFETY: it only gives back pages that the allocator knows to be free, and takes its locks as every allocation does.
+    unsafe { libc::malloc_trim(HEAP_KEPT_BYTES) };
 }
 
 #[cfg(test)]

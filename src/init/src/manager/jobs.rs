@@ -48,6 +48,7 @@ impl Manager {
                     journal = Some(run);
                 } else {
                     self.begin(run.job, run.unit, run.action);
+                    self.hear_oldest_starts();
                 }
             }
             // What the others led to may have taken its job away.
@@ -63,8 +64,11 @@ impl Manager {
                 self.tell(event);
             }
             if !any && !self.let_idle_go() {
-                return;
+                break;
             }
+        }
+        if !self.boot_times.is_empty() {
+            times::append(&std::mem::take(&mut self.boot_times));
         }
     }
 
@@ -166,7 +170,8 @@ impl Manager {
             return;
         };
         if self.booting && state.is_up() && entry.run.is_some() {
-            times::record(self.graph.name(id).as_str(), entry.job_began_ns);
+            let line = times::line(self.graph.name(id).as_str(), entry.job_began_ns);
+            self.boot_times.push_str(&line);
         }
         self.graph.set_state(id, state);
         self.jobs.finished(&self.graph, job, outcome);

@@ -14,6 +14,9 @@ use crate::streams::JOURNAL_UNIT;
 use crate::trigger::Trigger;
 use crate::{cgroup, notify};
 
+/// So many starts may be on their way before the oldest is listened for while more begin.
+const STARTS_AT_ONCE: usize = 4;
+
 impl Manager {
     pub(super) fn signal_process(&self, pid: Option<i32>, signal: i32) {
         let Some(pid) = pid.filter(|p| self.processes.contains_key(p)) else {
@@ -25,20 +28,35 @@ impl Manager {
         }
     }
 
-    pub(super) fn is_empty(&self, id: UnitId) -> bool {
+    pub(super) fn is_empty(&mut self, id: UnitId) -> bool {
         let Some(entry) = self.entry(id) else {
             return true;
         };
         let Some(run) = &entry.run else { return true };
         let alone = run.main.is_none() && run.control.is_none();
-        match &entry.cgroup {
-            Some((path, _)) if run.is_leaderless() => !cgroup::is_populated(path),
-            Some((path, _)) => match run.service().kill_mode {
-                KillMode::Process | KillMode::None => alone || !cgroup::is_populated(path),
-                KillMode::ControlGroup | KillMode::Mixed => alone && !cgroup::is_populated(path),
-            },
-            None => alone,
+        let (leaderless, mode) = (run.is_leaderless(), run.service().kill_mode);
+        if entry.cgroup.is_none() {
+            return alone;
         }
+        match mode {
+            _ if leaderless => !self.is_populated(id),
+            KillMode::Process | KillMode::None => alone || !self.is_populated(id),
+            KillMode::ControlGroup | KillMode::Mixed => alone && !self.is_populated(id),
+        }
+    }
+
+    /// Whether processes are in the unit's cgroup.
+    pub(super) fn is_populated(&mut self, id: UnitId) -> bool {
+        let Some(entry) = self.entries.get_mut(id.index()) else {
+            return false;
+        };
+        let Some((path, _)) = &entry.cgroup else {
+            return false;
+        };
+        if !entry.found_empty {
+            entry.found_empty = !cgroup::is_populated(path);
+        }
+        !entry.found_empty
     }
 
     /// Nothing of the unit runs any more.
@@ -117,6 +135,7 @@ impl Manager {
         let Some(entry) = self.entries.get_mut(id.index()) else {
             return Err(failure("the unit is not loaded".to_owned()));
         };
+        entry.found_empty = false;
         let Some(run) = entry.run.as_mut() else {
             return Err(failure("the unit is no service".to_owned()));
         };
@@ -281,6 +300,19 @@ impl Manager {
         self.turn();
     }
 
+    /// Hears of the oldest starts where many are on their way: what each needs of our memory is given back, to be used by the next ones.
+    pub(super) fn hear_oldest_starts(&mut self) {
+        while self.starting.len() > STARTS_AT_ONCE {
+            let before = self.starting.len();
+            if let Some(pid) = self.starting.keys().next().copied() {
+                self.hear_start(pid);
+            }
+            if self.starting.len() == before {
+                return;
+            }
+        }
+    }
+
     fn hear_start(&mut self, pid: i32) {
         let Some((_, _, start)) = self.starting.get_mut(&pid) else {
             return;
@@ -380,11 +412,13 @@ impl Manager {
             .ids()
             .filter(|id| {
                 let run = self.entry(*id).and_then(|e| e.run.as_ref());
-                run.is_some_and(Run::awaits_empty) && self.is_empty(*id)
+                run.is_some_and(Run::awaits_empty)
             })
             .collect();
         for id in waiting {
-            self.feed(id, Input::Empty);
+            if self.is_empty(id) {
+                self.feed(id, Input::Empty);
+            }
         }
         self.turn();
     }

@@ -1,17 +1,19 @@
 //! The supervisor's state as lines of [`crate::saved`], and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use orlop_sys::kmsg::Priority;
 use orlop_unit::{ActiveState, Mode, Request, UnitId, UnitName};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::activation::Connection;
 use super::{Manager, Owner, log};
 use crate::saved;
+use crate::service::saved::SavedRun;
 use crate::service::{Input, Role};
 use crate::trigger::{Trigger, path, socket, timer};
 
@@ -63,6 +65,38 @@ fn moment_of(value: Option<&Value>) -> Option<timer::Now> {
     })
 }
 
+/// All that is written down of a unit; [`Manager::resume`] reads it part by part.
+#[derive(Serialize)]
+struct Line<'a> {
+    unit: &'a str,
+    active: &'static str,
+    run: Option<SavedRun>,
+    main: Option<&'a str>,
+    control: Option<&'a str>,
+    job: Option<&'static str>,
+    waiting: Option<&'a Vec<u64>>,
+    since_ns: u64,
+    invocation: &'a str,
+    status: Option<&'a str>,
+    failure: Option<&'a str>,
+    starts_ns: &'a VecDeque<u64>,
+    oom_kills: u64,
+    started_ns: Option<u64>,
+    ended_ns: Option<u64>,
+    cgroup: Option<&'a Path>,
+    store: Vec<(&'a str, RawFd)>,
+    connection: Option<LineConnection<'a>>,
+    trigger: Option<Value>,
+}
+
+/// The connection of an instance of `Accept=yes`.
+#[derive(Serialize)]
+struct LineConnection<'a> {
+    socket: &'a str,
+    fd: RawFd,
+    remote: Option<&'a (String, u16)>,
+}
+
 impl Manager {
     /// Lines about what has changed since the last call; with `all`, about everything.
     pub fn lines(&mut self, all: bool) -> String {
@@ -77,7 +111,7 @@ impl Manager {
         }
         for id in changed {
             if let Some(line) = self.line(id) {
-                let _ = writeln!(out, "{line}");
+                saved::add(&line, &mut out);
             }
         }
         self.streams.lines(all, &mut out);
@@ -85,21 +119,16 @@ impl Manager {
     }
 
     /// The line about a unit; none about one of which there is nothing to say.
-    fn line(&self, id: UnitId) -> Option<Value> {
+    fn line(&self, id: UnitId) -> Option<Line<'_>> {
         let entry = self.entry(id)?;
         if self.graph.is_vacant(id) {
             return None;
         }
         let job = self.jobs.job_of(id);
         let program = |pid: Option<i32>| match self.processes.get(&pid?) {
-            Some(Owner::Unit(_, _, program)) => Some(program.clone()),
+            Some(Owner::Unit(_, _, program)) => Some(program.as_str()),
             _ => None,
         };
-        let store: Vec<Value> = entry
-            .store
-            .iter()
-            .map(|(name, fd)| json!([name, fd.as_raw_fd()]))
-            .collect();
         let trigger = entry.trigger.as_ref().map(|trigger| match trigger {
             Trigger::Timer(timer) => json!({
                 "state": timer.state,
@@ -115,32 +144,35 @@ impl Manager {
             }),
             Trigger::Path(path, _) => json!({ "state": path.state }),
         });
-        let waiting = job.and_then(|job| self.waiting.get(&job.id));
-        Some(json!({
-            "unit": self.graph.name(id).as_str(),
-            "active": self.graph.state(id).as_str(),
-            "run": entry.run.as_ref().map(crate::service::Run::save),
-            "main": program(entry.run.as_ref().and_then(|run| run.main)),
-            "control": program(entry.run.as_ref().and_then(|run| run.control)),
-            "job": job.map(|job| job.kind.as_str()),
-            "waiting": waiting,
-            "since_ns": entry.since_ns,
-            "invocation": entry.invocation,
-            "status": entry.status,
-            "failure": entry.failure,
-            "starts_ns": entry.starts_ns,
-            "oom_kills": entry.oom_kills,
-            "started_ns": entry.started_ns,
-            "ended_ns": entry.ended_ns,
-            "cgroup": entry.cgroup.as_ref().map(|(path, _)| path),
-            "store": store,
-            "connection": entry.connection.as_ref().map(|connection| json!({
-                "socket": self.graph.name(connection.socket).as_str(),
-                "fd": connection.fd.as_raw_fd(),
-                "remote": connection.remote,
-            })),
-            "trigger": trigger,
-        }))
+        Some(Line {
+            unit: self.graph.name(id).as_str(),
+            active: self.graph.state(id).as_str(),
+            run: entry.run.as_ref().map(crate::service::Run::save),
+            main: program(entry.run.as_ref().and_then(|run| run.main)),
+            control: program(entry.run.as_ref().and_then(|run| run.control)),
+            job: job.map(|job| job.kind.as_str()),
+            waiting: job.and_then(|job| self.waiting.get(&job.id)),
+            since_ns: entry.since_ns,
+            invocation: &entry.invocation,
+            status: entry.status.as_deref(),
+            failure: entry.failure.as_deref(),
+            starts_ns: &entry.starts_ns,
+            oom_kills: entry.oom_kills,
+            started_ns: entry.started_ns,
+            ended_ns: entry.ended_ns,
+            cgroup: entry.cgroup.as_ref().map(|(path, _)| path.as_path()),
+            store: entry
+                .store
+                .iter()
+                .map(|(name, fd)| (name.as_str(), fd.as_raw_fd()))
+                .collect(),
+            connection: entry.connection.as_ref().map(|connection| LineConnection {
+                socket: self.graph.name(connection.socket).as_str(),
+                fd: connection.fd.as_raw_fd(),
+                remote: connection.remote.as_ref(),
+            }),
+            trigger,
+        })
     }
 
     /// Goes on with what another PID 1 has written down.

@@ -13,6 +13,9 @@ use crate::service::{Action, Input, Run};
 impl Manager {
     /// Gives a service's machine its input and carries out what it answers.
     pub(super) fn feed(&mut self, id: UnitId, input: Input) {
+        if let Some(entry) = self.entries.get_mut(id.index()) {
+            entry.found_empty = false;
+        }
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let Some(run) = self.run_mut(id) else { return };
@@ -60,9 +63,11 @@ impl Manager {
                 self.signal_process(self.entry(id)?.run.as_ref()?.control, signal.0)
             }
             Action::SignalAll(signal) => {
+                let populated = self.is_populated(id);
                 let entry = self.entry(id)?;
                 match &entry.cgroup {
-                    Some((path, _)) => cgroup::signal_all(path, signal),
+                    Some((path, _)) if populated => cgroup::signal_all(path, signal),
+                    Some(_) => {}
                     None => {
                         let run = entry.run.as_ref()?;
                         self.signal_process(run.main, signal.0);
@@ -71,9 +76,11 @@ impl Manager {
                 }
             }
             Action::KillAll => {
+                let populated = self.is_populated(id);
                 let entry = self.entry(id)?;
                 match &entry.cgroup {
-                    Some((path, _)) => cgroup::kill_all(path),
+                    Some((path, _)) if populated => cgroup::kill_all(path),
+                    Some(_) => {}
                     None => {
                         let run = entry.run.as_ref()?;
                         self.signal_process(run.main, libc::SIGKILL);
