@@ -20,6 +20,7 @@ use crate::api;
 use crate::client::{Client, ClientError};
 use crate::connect::TlsFlags;
 use crate::facts::Facts;
+use crate::metrics::EngineMetrics;
 use crate::records::MachineRecord;
 use crate::registry::{Change, PRESENCE_TTL, Registry};
 use crate::supervisor::Supervisor;
@@ -112,6 +113,7 @@ pub(crate) struct Shared {
     /// Counts what has changed in the state.
     changes: watch::Sender<u64>,
     started: Instant,
+    pub(crate) engine_metrics: EngineMetrics,
 }
 
 /// What is known of the cluster now.
@@ -217,6 +219,7 @@ pub async fn serve(
         changes: watch::Sender::new(0),
         started: Instant::now(),
         settings,
+        engine_metrics: EngineMetrics::default(),
     });
     let faces = api::bind(&shared.settings).await?;
     ready(&faces.addresses());

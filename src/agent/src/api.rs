@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::{AgentError, Settings, Shared};
 use crate::client::{Condition, Write};
+use crate::metrics;
 
 /// How long an answer waits until the registry has seen what was written.
 const CATCH_UP: Duration = Duration::from_secs(3);
@@ -117,7 +118,7 @@ fn router(shared: Arc<Shared>, may_write: bool) -> Router {
     Router::new()
         .nest("/fleet/v1", api())
         .nest("/v1-alpha", api())
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(show_metrics))
         .route("/readyz", get(readyz))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async {
@@ -339,7 +340,7 @@ async fn discovery(State(_): State<Face>) -> Response {
     }))
 }
 
-async fn metrics(State(face): State<Face>) -> Response {
+async fn show_metrics(State(face): State<Face>) -> Response {
     let state = face.shared.state();
     let registry = &state.registry;
     let placements: usize = registry
@@ -366,10 +367,11 @@ async fn metrics(State(face): State<Face>) -> Response {
             usize::from(state.synced),
         ),
     ] {
-        text.push_str(&format!(
-            "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
-        ));
+        metrics::gauge(&mut text, name, help, value as u64);
     }
+    drop(state);
+    metrics::engine(&mut text, &face.shared.engine_metrics);
+    metrics::registry(&mut text, face.shared.client.requests());
     // Prometheus' text format, version 0.0.4.
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, text).into_response()

@@ -1,7 +1,7 @@
 //! The store, by etcd's v3 API: what the agent needs of it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orlop_store::proto::etcdserverpb as pb;
 use orlop_store::proto::mvccpb::{Event, KeyValue};
@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::connect::{HTTP2, Opener, Target, TlsFlags};
+use crate::metrics::Counts;
 
 /// How long a request may take; etcd's own clients take 5 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -94,6 +95,7 @@ pub enum Write {
 pub struct Client {
     channels: Vec<(String, Channel)>,
     current: Mutex<usize>,
+    requests: Counts,
 }
 
 /// The changes of keys with a prefix.
@@ -136,7 +138,13 @@ impl Client {
         Ok(Self {
             channels,
             current: Mutex::new(0),
+            requests: Counts::default(),
         })
+    }
+
+    /// What was asked of the store, by kind.
+    pub(crate) fn requests(&self) -> &Counts {
+        &self.requests
     }
 
     fn channel(&self) -> Option<(String, Channel)> {
@@ -164,7 +172,11 @@ impl Client {
         let Some((endpoint, channel)) = self.channel() else {
             return Err(ClientError::NoEndpoint);
         };
-        match tokio::time::timeout(REQUEST_TIMEOUT, make(channel)).await {
+        let begun = Instant::now();
+        let result = tokio::time::timeout(REQUEST_TIMEOUT, make(channel)).await;
+        let is_answered = matches!(result, Ok(Ok(_)));
+        self.requests.add(operation, is_answered, begun.elapsed());
+        match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(status)) => {
                 if !matches!(

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod facts;
 pub mod hands;
 pub mod keys;
+mod metrics;
 pub mod records;
 pub mod registry;
 pub mod services;

@@ -1,9 +1,11 @@
 //! Leads the scheduler while a lease lives, or waits until nobody does.
 
+use std::time::Instant;
+
 use super::{ROUND, Shared, back_off, chain};
 use crate::client::{ClientError, Condition, Write};
 use crate::engine::{Batch, Engine};
-use crate::keys::{FENCE, LEADER};
+use crate::keys::{FENCE, Key, LEADER};
 
 /// Why leading has ended.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +45,9 @@ pub(super) async fn campaign(shared: &Shared) {
             Ok(Some(term)) => {
                 failures = 0;
                 log::info!("leading the scheduler");
+                shared.engine_metrics.leads(true);
                 let deposed = lead(shared, &term).await;
+                shared.engine_metrics.leads(false);
                 log::warn!("not leading the scheduler any more: {}", chain(&deposed));
                 // What cannot be ended now ends by itself.
                 let _ = shared.client.revoke(term.lease).await;
@@ -91,6 +95,7 @@ async fn lead(shared: &Shared, term: &Term) -> Deposed {
             },
             _ = changes.changed() => tokio::time::sleep(ROUND).await,
         }
+        let begun = Instant::now();
         let batches = {
             let mut state = shared.state();
             if !state.synced {
@@ -112,12 +117,26 @@ async fn lead(shared: &Shared, term: &Term) -> Deposed {
             };
             engine.decide(&state.registry)
         };
+        let mut result = Ok(());
         for batch in batches {
             match write(shared, term, &batch).await {
                 Ok(Some(revision)) => behind = behind.max(revision),
-                Ok(None) => return Deposed::Contested,
-                Err(err) => return err.into(),
+                Ok(None) => result = Err(Deposed::Contested),
+                Err(err) => result = Err(err.into()),
             }
+            for (key, value) in batch.writes.iter().filter(|(key, _)| key != FENCE) {
+                if matches!(Key::parse(key), Some(Key::Placement(..))) {
+                    let metrics = &shared.engine_metrics;
+                    metrics.task(value.is_some(), result.is_ok());
+                }
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        shared.engine_metrics.pass(result.is_ok(), begun.elapsed());
+        if let Err(deposed) = result {
+            return deposed;
         }
     }
 }

@@ -310,11 +310,16 @@ impl Cluster {
 
     /// A request to the first machine's API: the status and the body.
     pub(crate) fn api(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        self.ask(method, &format!("/fleet/v1{path}"), body)
+    }
+
+    /// A request to the first machine: the status and the body.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let address = self.machines[0].api.expect("the first machine serves");
         let mut stream = TcpStream::connect(address).expect("connect to the API");
         let length = body.len();
         let request = format!(
-            "{method} /fleet/v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         stream

@@ -259,6 +259,19 @@ fn the_api_takes_units_and_says_why_they_wait(kind: Kind) {
     assert_eq!(cluster.api("DELETE", "/units/a.service", "").0, 204);
     assert_eq!(cluster.api("DELETE", "/units/a.service", "").0, 404);
     cluster.until("it is gone", |c| c.on("a.service").is_empty());
+    cluster.until("a leader has counted what it did", |c| {
+        let is_there = |name: &str| {
+            let (_, text) = c.ask("GET", "/metrics", "");
+            let mut lines = text.lines();
+            lines.any(|line| line.starts_with(name) && !line.ends_with(" 0"))
+        };
+        // The first machine need not be the one that leads.
+        let has_led = is_there("fleet_engine_leader_start_time ");
+        is_there("fleet_registry_operation_count_total{type=\"write\"} ")
+            && (!has_led
+                || is_there("fleet_engine_task_count_total{type=\"AttemptScheduleUnit\"} ")
+                    && is_there("fleet_engine_reconcile_duration_second_sum "))
+    });
     cluster.store.kill();
     cluster.until("the loss is told", |c| c.api("GET", "/units", "").0 == 503);
     assert_eq!(cluster.on("ssd.service"), [1]);
