@@ -13,6 +13,7 @@ mod metrics;
 mod peers;
 mod proxy;
 mod refetch;
+mod scrub;
 mod shared;
 mod tls;
 mod token;
@@ -293,6 +294,11 @@ async fn serve(
         .name("member".into())
         .spawn(move || member_thread(node, clock, &from_clients, &to_clients, &backlog))
         .map_err(ServeError::Thread)?;
+    let looked_at = Arc::downgrade(&shared);
+    std::thread::Builder::new()
+        .name("scrub".into())
+        .spawn(move || scrub::run(&looked_at))
+        .map_err(ServeError::Thread)?;
     for listener in peer_listeners {
         tokio::spawn(peers::listen(Arc::clone(&shared), listener));
     }
@@ -374,6 +380,11 @@ async fn serve(
     served.abort_all();
     match thread.join() {
         Ok(done) => done
+            .inspect_err(|err| {
+                if err.is_damage() {
+                    refetch::suspect(&settings.data_dir);
+                }
+            })
             .map_err(ServeError::from)
             .and(ended)
             .map(|()| Ended::Stopped),

@@ -438,4 +438,14 @@ fn etcd2_of_coreos_is_the_store() {
         "ETCD_NAME=\"infra0\"\nETCD_LISTEN_CLIENT_URLS=\"http://0.0.0.0:2379,http://0.0.0.0:4001\"\n\
          ETCD_ADVERTISE_CLIENT_URLS=\"http://10.0.0.1:2379\"\nETCD_INITIAL_CLUSTER=\"infra0=http://10.0.0.1:2380\"\n"
     );
+    let meeting = self::plan(
+        "#cloud-config\ncoreos:\n  etcd2:\n    discovery: http://10.0.0.9:2379/v2/keys/discovery/t\n    \
+         initial-advertise-peer-urls: http://$private_ipv4:2380\n",
+    );
+    assert_eq!(meeting.problems, []);
+    assert_eq!(
+        content(&meeting, "/run/orlop/store.env"),
+        "ETCD_DISCOVERY=\"http://10.0.0.9:2379/v2/keys/discovery/t\"\n\
+         ETCD_INITIAL_ADVERTISE_PEER_URLS=\"http://\\$private_ipv4:2380\"\n"
+    );
 }

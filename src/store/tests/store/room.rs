@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_store::command::Command;
-use orlop_store::node::{Node, NodeError, Options, Outbox};
+use orlop_store::disk::Directory;
+use orlop_store::mvcc::{Reader, Scrub};
+use orlop_store::node::{Node, NodeError, Options, Outbox, Output};
 use orlop_store::proto::etcdserverpb::RangeRequest;
 use orlop_store::proto::mvccpb::KeyValue;
 use orlop_store::refused::Refused;
+use orlop_store::state::{Database, StateError};
 
 use crate::keyspace::genesis;
 use crate::random::Random;
@@ -268,4 +271,68 @@ fn a_state_that_could_not_be_opened_without_a_fault_is_taken_for_damaged() {
     // One that ran before the fault is looked at, and found whole.
     assert_eq!(after(b"r"), (Outcome::Whole, false));
     assert_eq!(after(b""), (Outcome::Whole, false));
+}
+
+/// Looks at all records, a few at a time.
+fn scrubbed(database: &Database) -> Result<(), StateError> {
+    let mut scrub = Scrub::default();
+    let mut steps = 0;
+    while scrub != Scrub::Done {
+        scrub.step(&Reader::new(database)?, 7)?;
+        steps += 1;
+        assert!(steps < 1000, "it gets on");
+    }
+    assert!(steps > 20, "it takes little at a time");
+    Ok(())
+}
+
+#[test]
+fn keys_that_stand_for_others_are_found_by_a_look_at_all() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || {
+        let disk = Directory::open(directory.path()).expect("it can be used");
+        let node: Node<usize> = Node::open(
+            Arc::new(disk),
+            Options::default(),
+            Duration::ZERO,
+            Outbox::none(),
+            genesis,
+        )
+        .expect("the checksums are right");
+        node
+    };
+    let mut node = open();
+    let mut now = Duration::ZERO;
+    while !node.step(now, []).expect("it runs").iter().any(leads) {
+        now += Duration::from_millis(100);
+    }
+    for i in 0..60 {
+        let key = format!("key{i}");
+        ask(&mut node, now, put(key.as_bytes(), vec![b'v'; 20], 0)).expect("there is room");
+    }
+    ask(&mut node, now, put(b"key7", vec![b'w'; 20], 0)).expect("there is room");
+    scrubbed(&node.database()).expect("nothing is damaged");
+    node.close().expect("the state can be written");
+    // As a fault in a page that was read, changed and written again would do it.
+    let table = redb::TableDefinition::<&[u8], (i64, i64, i64, i64, i64)>::new("current");
+    let raw = redb::Database::open(directory.path().join("state.redb")).expect("it opens");
+    let write = raw.begin_write().expect("it can be written");
+    {
+        let mut table = write.open_table(table).expect("there is one");
+        let pointer = table.remove(&b"key7"[..]).expect("it can be read");
+        let pointer = pointer.expect("it is there").value();
+        let put = table.insert(&b"kez7"[..], pointer);
+        put.expect("it can be written");
+    }
+    write.commit().expect("it can be written");
+    drop(raw);
+    let found = scrubbed(&open().database());
+    assert!(
+        matches!(found, Err(StateError::Damaged { .. })),
+        "{found:?}"
+    );
+}
+
+fn leads(output: &Output<usize>) -> bool {
+    matches!(output, Output::Status(status) if status.serves)
 }
