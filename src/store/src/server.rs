@@ -54,7 +54,7 @@ pub(crate) use bootstrap::first_member;
 pub use bootstrap::{Bootstrap, BootstrapError, member_id};
 pub use join::{Joining, own_address};
 pub use peers::{PEER_PORT, address_of};
-pub use refetch::{DISCOVERY_FILE, look_at_state};
+pub use refetch::{ASIDE, DISCOVERY_FILE, look_at_state};
 pub use tls::{MEMBER_NAME, TlsError, TlsFiles};
 pub use token::Token;
 

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use orlop_agent::connect::{Target, TlsFlags};
-use orlop_store::server::{DISCOVERY_FILE, member_id};
+use orlop_store::server::{ASIDE, DISCOVERY_FILE, member_id};
+use orlop_store::state::STATE_FILE;
 use serde_json::Value;
 
 use crate::etcdctl::Failure;
@@ -77,7 +78,13 @@ pub(super) fn find(
     peer_urls: &[String],
 ) -> Result<Members, DiscoveryError> {
     let kept = data_dir.join(DISCOVERY_FILE);
-    if let Some(members) = fs::read_to_string(&kept).ok().and_then(|t| unkept(&t, url)) {
+    let text = fs::read_to_string(&kept).unwrap_or_default();
+    if has_data(data_dir) {
+        // It is in a cluster, whichever URL is given now.
+        let first = text.lines().next().unwrap_or_default();
+        return Ok(unkept(&text, first).unwrap_or_default());
+    }
+    if let Some(members) = unkept(&text, url) {
         return Ok(members);
     }
     let service = Service::new(url, tls)?;
@@ -93,6 +100,13 @@ pub(super) fn find(
         err: err.to_string(),
     })?;
     Ok(members)
+}
+
+/// Whether there is a member in the directory, or was until its data was found damaged.
+fn has_data(data_dir: &Path) -> bool {
+    [STATE_FILE, ASIDE]
+        .iter()
+        .any(|name| data_dir.join(name).exists())
 }
 
 /// The members in what was kept, if it was found at the same URL.
@@ -407,6 +421,23 @@ mod tests {
         assert_eq!(unkept(&text, "http://d/x"), Some(found));
         assert_eq!(unkept(&text, "http://d/y"), None);
         assert_eq!(unkept("http://d/x\n", "http://d/x"), None);
+    }
+
+    #[test]
+    fn a_member_that_has_data_asks_no_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let find = |url: &str| {
+            let peers = ["http://127.0.0.1:1".to_owned()];
+            super::find(url, &TlsFlags::default(), directory.path(), "a", &peers)
+        };
+        fs::write(directory.path().join(STATE_FILE), "").expect("it can be written");
+        assert_eq!(find("no URL"), Ok(Members::new()));
+        let found = vec![("b".to_owned(), vec!["http://b:1".to_owned()])];
+        let path = directory.path().join(DISCOVERY_FILE);
+        keep(&path, "http://d/x", &found).expect("it can be written");
+        assert_eq!(find("http://d/y"), Ok(found));
+        fs::remove_file(directory.path().join(STATE_FILE)).expect("it is there");
+        assert_eq!(find("no URL"), Err(DiscoveryError::Url("no URL".into())));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::wal::{Owner, Wal};
 
 /// Where the damaged data is kept, in the data directory. As long as it is there and there is no state, this machine must
 /// not make a cluster: it had one.
-const ASIDE: &str = "damaged";
+pub const ASIDE: &str = "damaged";
 /// The lock of the directory, which stays.
 const LOCK: &str = "lock";
 
