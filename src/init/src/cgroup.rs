@@ -12,8 +12,9 @@ use orlop_unit::{CpuWeight, Limit, Resources, Signal, UnitName};
 /// Where the hierarchy is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
-/// What every unit has: its memory is shown, and what it is killed for is known. Others are enabled where a limit needs them.
-pub const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+/// What every unit has: its memory is shown, and what it is killed for is known. Others cost time and memory for each cgroup, and are enabled
+/// where a limit needs them; what they count then begins with what is there.
+pub const CONTROLLERS: [&str; 1] = ["memory"];
 
 /// The unit's cgroup: `SLICE/UNIT`, slices nested by their dashes (systemd.slice(5)).
 #[must_use]
@@ -48,6 +49,9 @@ pub fn is_mounted() -> bool {
     static MOUNTED: OnceLock<bool> = OnceLock::new();
     *MOUNTED.get_or_init(|| Path::new(ROOT).join("cgroup.procs").exists())
 }
+
+/// So many processes, threads and cgroups are looked at.
+const MOST: usize = 65_536;
 
 /// Makes the cgroup, with its limits, and opens it; answers as well whether it was there before.
 ///
@@ -157,21 +161,38 @@ pub fn processes(path: &Path, max: usize) -> Vec<i32> {
             found.truncate(max);
             break;
         }
-        let Ok(entries) = fs::read_dir(&directory) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) && left.len() < max {
-                left.push(entry.path());
-            }
-        }
+        left.extend(below(&directory).take(max.saturating_sub(left.len())));
     }
     found
 }
 
+/// The cgroups right below one.
+fn below(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|entry| entry.path())
+}
+
+/// How many threads are in the cgroup and in those below it, at most [`MOST`] in each.
+#[must_use]
+pub fn tasks(path: &Path) -> u64 {
+    if let Some(counted) = number_in(path, "pids.current") {
+        return counted;
+    }
+    let mut count = 0_u64;
+    let mut left = vec![path.to_path_buf()];
+    while let Some(directory) = left.pop() {
+        let threads = text::read(directory.join("cgroup.threads")).unwrap_or_default();
+        let own = u64::try_from(threads.lines().take(MOST).count()).unwrap_or(u64::MAX);
+        count = count.saturating_add(own);
+        left.extend(below(&directory).take(MOST.saturating_sub(left.len())));
+    }
+    count
+}
+
 /// Signals every process of the cgroup, each by a descriptor so that a number that was given anew is never hit.
 pub fn signal_all(path: &Path, signal: Signal) {
-    const MOST: usize = 65_536;
     for pid in processes(path, MOST) {
         let Ok(pidfd) = orlop_sys::pidfd::open(pid) else {
             continue;
@@ -195,13 +216,8 @@ pub fn remove(path: &Path) {
     if fs::remove_dir(path).is_ok() {
         return;
     }
-    let Ok(entries) = fs::read_dir(path) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            remove(&entry.path());
-        }
+    for inner in below(path) {
+        remove(&inner);
     }
     let _ = fs::remove_dir(path);
 }

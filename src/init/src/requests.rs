@@ -430,7 +430,7 @@ impl Pid1 {
                 "memory_max_bytes",
                 json!(cgroup::number_in(path, "memory.max")),
             );
-            set("tasks", json!(cgroup::number_in(path, "pids.current")));
+            set("tasks", json!(cgroup::tasks(path)));
             set("tasks_max", json!(cgroup::number_in(path, "pids.max")));
             set("cpu_us", json!(cpu_us));
             let processes: Vec<Value> = cgroup::processes(path, PROCESSES_SHOWN)

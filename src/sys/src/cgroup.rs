@@ -37,7 +37,7 @@ pub fn own() -> io::Result<PathBuf> {
 
 /// Writes one value to a file of a cgroup, such as `cpu.max`, with its controller enabled on the way down if it is not yet.
 ///
-/// Controllers cost time and memory for each cgroup below: memory and pids are on everywhere, the others where a value needs them.
+/// Controllers cost time and memory for each cgroup below: memory is on everywhere, the others where a value needs them.
 ///
 /// # Errors
 /// Those of open(2) and write(2); `NotFound` where the kernel lacks the controller or the file.
