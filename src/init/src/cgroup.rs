@@ -273,5 +273,10 @@ mod tests {
             slice_path(&slice),
             Path::new("/sys/fs/cgroup/a.slice/a-b.slice")
         );
+        assert_eq!(
+            top(&path(&unit, Some(&slice))).as_deref(),
+            Some(Path::new("/sys/fs/cgroup/a.slice"))
+        );
+        assert_eq!(top(Path::new(ROOT)), None);
     }
 }

@@ -237,6 +237,27 @@ fn a_higher_directory_wins_and_an_instance_beats_its_template() {
 }
 
 #[test]
+fn instances_of_templates_do_not_take_each_others_text() {
+    let text = |what: &str| format!("[Unit]\nDescription={what} %i\n[Service]\nExecStart=/bin/x\n");
+    let store = MemoryStore::new()
+        .file("/etc/systemd/system/a@.service", &text("first"))
+        .file("/etc/systemd/system/b@.service", &text("second"))
+        .file("/etc/systemd/system/a@own.service", &text("own"));
+    let context = SpecifierContext::default();
+    let loader = Loader::new(&DIRECTORIES, &store, &context);
+    for (name, description) in [
+        ("a@1.service", "first 1"),
+        ("a@2.service", "first 2"),
+        ("b@1.service", "second 1"),
+        ("a@own.service", "own own"),
+        ("a@3.service", "first 3"),
+    ] {
+        let unit = good(loader.load(&UnitName::parse(name).unwrap()));
+        assert_eq!(unit.description, description, "{name}");
+    }
+}
+
+#[test]
 fn masks_aliases_and_missing_units_are_told_apart() {
     let store = MemoryStore::new()
         .link("/etc/systemd/system/gone.service", "/dev/null")
