@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use orlop_sys::ipc::Kind;
 use orlop_unit::{Directories, Service, Unit};
 
 use super::identity::{Identity, unit_user};
 use super::{Failure, start_role};
+use crate::text;
 
 /// A kind of directory that services are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool, is_rest
         && (service.remove_ipc || c.dynamic_user)
         && let Ok(Some(user)) = unit_user(unit, service)
         && user.uid != 0
+        && are_ipc_objects_left()
     {
         let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
         // What stays is in nobody's way until the next boot.
@@ -117,6 +120,16 @@ pub fn clean_up(unit: &Unit, service: &Service, keeps_directories: bool, is_rest
             let _ = start_role(&words);
         }
     }
+}
+
+/// Whether there are IPC objects of anybody: most machines have none, and to look takes less than another process.
+fn are_ipc_objects_left() -> bool {
+    // The first line names the columns (proc_sysvipc(5)).
+    let is_listed = |list: &str| text::read(list).is_ok_and(|text| text.lines().nth(1).is_some());
+    let is_used =
+        |directory: &str| fs::read_dir(directory).is_ok_and(|mut all| all.next().is_some());
+    Kind::ALL.iter().any(|(_, list)| is_listed(list))
+        || ["/dev/shm", "/dev/mqueue"].into_iter().any(is_used)
 }
 
 pub(super) fn has_credentials(service: &Service) -> bool {
