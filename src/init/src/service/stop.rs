@@ -315,10 +315,14 @@ impl Run {
                 self.down(now_ns, actions);
             }
             State::Killing => {
-                let text =
-                    format!("processes are left {seconds} s after SIGKILL; giving up on them");
+                let text = format!(
+                    "processes are left {seconds} s after {}; giving up on them",
+                    self.service.final_kill_signal
+                );
                 actions.push(Action::Log(true, text.clone()));
                 self.blame(ServiceResult::Timeout, text);
+                self.main = None;
+                self.control = None;
                 self.down(now_ns, actions);
             }
             State::Commands(Phase::Stop) => {
