@@ -117,7 +117,7 @@ const LIMITS: &[Row] = &[
     row("StandardInput=null\nStandardOutput=append:/var/rows/%p\nExecStartPre=/bin/echo before", "echo after; readlink /proc/self/fd/0", "before\nafter\n/dev/null"),
     row("StandardError=file:/var/open/error", "echo gone >&2; cat /var/open/error", "gone"),
     row("RuntimeDirectory=row/deep\nRuntimeDirectoryMode=0750\nCacheDirectory=row\nLogsDirectory=row\nConfigurationDirectory=row\nUser=core", "echo $RUNTIME_DIRECTORY $CACHE_DIRECTORY $LOGS_DIRECTORY $CONFIGURATION_DIRECTORY; stat -c '%a %U' /run/row/deep /var/cache/row /etc/row", "/run/row/deep /var/cache/row /var/log/row /etc/row\n750 core\n755 core\n755 root"),
-    row("LoadCredential=word:/var/open/file\nLoadCredential=absent\nSetCredential=word:default\nSetCredential=other:told\nUser=core", "cd $CREDENTIALS_DIRECTORY; cat other; echo; cat word; ls -A; stat -c '%a %U' . word; try touch x; pwd", "told\nhere\nother\nword\n500 core\n400 core\nno\n/run/credentials/limits-17.service"),
+    row("LoadCredential=word:/var/open/file\nLoadCredential=all:/var/open/keys\nLoadCredential=absent\nSetCredential=word:default\nSetCredential=other:told\nUser=core", "cd $CREDENTIALS_DIRECTORY; cat other; echo; cat word all_inner_key; ls -A; stat -c '%a %U' . word; try touch x; pwd", "told\nhere\ninner\nall_inner_key\nother\nword\n500 core\n400 core\nno\n/run/credentials/limits-17.service"),
     row("LoadCredential=word:/gone\nSetCredential=word:in its place\nProtectSystem=strict\nEnvironment=WHERE=%d\nExecStartPre=+/bin/sh -c 'cat ${CREDENTIALS_DIRECTORY}/word'", "cat $CREDENTIALS_DIRECTORY/word; stat -c %a $WHERE/word", "in its place400"),
     row("StandardInput=fd:words\n[Unit]\nRequires=limits-19.socket\nAfter=limits-19.socket", "echo piped >/run/words; head -n 1", "piped"),
 ];
@@ -186,7 +186,7 @@ fn a_unit_is_confined_as_each_of_its_directives_says() {
         let mut said = String::new();
         cage.check(&format!("the units of the table {table} run"), |guest| {
             let script = format!(
-                "sudo sh -c 'mkdir -p /var/rows /var/open; echo here >/var/open/file
+                "sudo sh -c 'mkdir -p /var/rows /var/open/keys/inner; echo here >/var/open/file; echo inner >/var/open/keys/inner/key
                  for n in $(seq 0 {}); do echo \"== $n\"; systemctl start {table}-$n 2>&1; cat /var/rows/{table}-$n; done; true'",
                 rows.len() - 1
             );

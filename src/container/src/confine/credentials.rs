@@ -17,6 +17,8 @@ use crate::report::{During as _, Failure};
 
 /// What all credentials of a unit may hold together, as systemd has it.
 const MOST_BYTES: usize = 1 << 20;
+/// The longest name of a file.
+const MOST_NAME_BYTES: usize = 255;
 /// Where a credential that is no path is looked for, the first first.
 const STORES: [&str; 4] = [
     "/run/credentials/@system",
@@ -81,6 +83,11 @@ fn gather(launch: &Launch) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let c = &launch.confinement;
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     for load in &c.load_credential {
+        let source = Path::new(&load.source);
+        if source.is_absolute() && source.is_dir() {
+            read_directory(load, source, &load.id, &mut files)?;
+            continue;
+        }
         let is_set = c.set_credential.iter().any(|set| set.id == load.id);
         if let Some(data) = read(load, is_set)? {
             files.push((load.id.clone(), data));
@@ -98,6 +105,48 @@ fn gather(launch: &Launch) -> Result<Vec<(String, Vec<u8>)>, Failure> {
         )));
     }
     Ok(files)
+}
+
+/// Reads each file below a directory as a credential of its own, called as the directory's with `_` and the file's name behind it.
+/// Links are left out.
+fn read_directory(
+    load: &LoadCredential,
+    directory: &Path,
+    name: &str,
+    files: &mut Vec<(String, Vec<u8>)>,
+) -> Result<(), Failure> {
+    let step = |path: &Path| format!("LoadCredential={}: read {}", load.id, path.display());
+    let listed: io::Result<Vec<_>> = fs::read_dir(directory).and_then(Iterator::collect);
+    let mut listed = listed.during(|| step(directory))?;
+    listed.sort_by_key(fs::DirEntry::file_name);
+    for entry in listed {
+        let path = entry.path();
+        let refused = |why: &str| Failure::refused(format!("{}: {why}", step(&path)));
+        let name = match entry.file_name().to_str() {
+            Some(part) if !part.contains(|c: char| c == ':' || c.is_control()) => {
+                format!("{name}_{part}")
+            }
+            _ => return Err(refused("no credential can be called so")),
+        };
+        if name.len() > MOST_NAME_BYTES {
+            return Err(refused("the credential's name is too long"));
+        }
+        let kind = entry.file_type().during(|| step(&path))?;
+        if kind.is_dir() {
+            // The length of a name bounds the depth, too.
+            read_directory(load, &path, &name, files)?;
+        } else if kind.is_file() {
+            files.push((name, contents(&path).during(|| step(&path))?));
+        }
+        let bytes: usize = files
+            .iter()
+            .map(|(name, data)| name.len() + data.len())
+            .sum();
+        if bytes > MOST_BYTES {
+            return Err(refused("that is more than credentials may have"));
+        }
+    }
+    Ok(())
 }
 
 /// What a credential holds; `None` where it may be missing: `SetCredential=` stands for it, or it was the machine's to give.
@@ -119,7 +168,7 @@ fn read(load: &LoadCredential, is_set: bool) -> Result<Option<Vec<u8>>, Failure>
     Ok(None)
 }
 
-/// All of a file, or what a socket sends to whoever connects. A directory is refused.
+/// All of a file, or what a socket sends to whoever connects.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut data = Vec::new();
     // One byte more than there may be tells too much from enough.
@@ -152,6 +201,27 @@ mod tests {
         assert!(read(&load("/gone/key"), false).is_err());
         assert_eq!(read(&load("/gone/key"), true), Ok(None));
         assert_eq!(read(&load("no-such-credential"), false), Ok(None));
+    }
+
+    #[test]
+    fn a_directory_gives_each_file_below_it() {
+        let directory =
+            std::env::temp_dir().join(format!("orlop-credentials-{}", std::process::id()));
+        fs::create_dir_all(directory.join("inner")).unwrap();
+        for (name, text) in [("inner/b", "two"), ("a", "one")] {
+            fs::write(directory.join(name), text).unwrap();
+        }
+        std::os::unix::fs::symlink("a", directory.join("link")).unwrap();
+        let mut files = Vec::new();
+        read_directory(&load(""), &directory, "key", &mut files).unwrap();
+        let expected = [("key_a", "one"), ("key_inner_b", "two")];
+        assert_eq!(
+            files,
+            expected.map(|(name, text)| (name.to_owned(), text.into()))
+        );
+        fs::write(directory.join("large"), vec![0; MOST_BYTES]).unwrap();
+        assert!(read_directory(&load(""), &directory, "key", &mut files).is_err());
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
