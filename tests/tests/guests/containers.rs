@@ -15,11 +15,11 @@ use orlop_tests::{Scenario, number_after};
 const USER_DATA: &str = include_str!("containers.yaml");
 
 /// What scripts in the guest begin with. The first process of a container is the one whose innermost number is 1
-/// (proc_pid_status(5), NSpid), in a deeper namespace than ours.
+/// (proc_pid_status(5), NSpid), in a deeper namespace than ours. Others of them may end while they are looked at.
 const PRELUDE: &str = "\
 first_of() {
     for p in $(cat /sys/fs/cgroup/system.slice/$1.service/cgroup.procs); do
-        [ \"$(awk '/^NSpid:/ { print NF, $NF }' /proc/$p/status)\" = '3 1' ] && echo $p
+        [ \"$(awk '/^NSpid:/ { print NF, $NF }' /proc/$p/status 2>/dev/null)\" = '3 1' ] && echo $p
     done
 }
 ";

@@ -216,7 +216,7 @@ fn the_container_is_contained(demo: &mut Scenario) {
     // The one of the unit's processes that is number 1 in its own namespace.
     const PROCESS: &str = "pid=$(cd /sys/fs/cgroup/system.slice/web.service && \
         for p in $(find . -name cgroup.procs -exec cat {} +); do \
-        grep -q 'NSpid:.*[[:space:]]1$' /proc/$p/status && echo $p; done);";
+        grep -sq 'NSpid:.*[[:space:]]1$' /proc/$p/status && echo $p; done);";
     demo.command(
         "its first process is a child of PID 1",
         &format!("{PROCESS} grep PPid: /proc/$pid/status"),
