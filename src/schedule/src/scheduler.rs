@@ -3,6 +3,7 @@
 mod admit;
 mod obstacle;
 mod place;
+mod ranks;
 mod slab;
 mod why;
 

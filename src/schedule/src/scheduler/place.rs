@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use orlop_unit::UnitName;
 
+use super::ranks::Ranks;
 use super::{Decision, Placement, Resident, Room, Scheduler};
 use crate::constraints::Strategy;
 use crate::needs::Amount;
@@ -56,13 +57,20 @@ impl Scheduler {
                 }
             }
         }
+        let mut ranks = match pass.queue.is_empty() {
+            true => Ranks::default(),
+            false => Ranks::new(&self.rooms),
+        };
         while let Some(task) = pass.queue.pop_first() {
             let best = match task.machine {
                 Some(machine) => self.fits(task.unit, machine).then_some(machine),
-                None => self.best(task.unit, &mut pass.counts),
+                None => self.best(task.unit, &ranks, &mut pass.counts),
             };
             match best {
-                Some(machine) => self.land(task.unit, machine, pass),
+                Some(machine) => {
+                    self.land(task.unit, machine, pass);
+                    ranks.update(machine, &self.room(machine));
+                }
                 None if task.machine.is_none() => {
                     let change = self.change;
                     if let Some(slot) = self.units.get_mut(task.unit) {
@@ -101,7 +109,7 @@ impl Scheduler {
     }
 
     /// The best machine for an ordinary unit among those that have changed since it was last evaluated.
-    fn best(&self, unit: usize, counts: &mut [u32]) -> Option<usize> {
+    fn best(&self, unit: usize, ranks: &Ranks, counts: &mut [u32]) -> Option<usize> {
         let slot = self.units.get(unit)?;
         let job = slot.job.as_ref()?;
         let constraints = &job.file.constraints;
@@ -134,7 +142,7 @@ impl Scheduler {
         let pack = constraints.strategy == Strategy::Pack;
         let mut best: Option<usize> = None;
         let mut best_rank: Rank = (u64::MAX, u32::MAX);
-        // The rank first: it decides against most machines.
+        // Whether it is the best so far.
         let mut consider = |machine: usize, room: &Room, count: u32| {
             let rank = if pack {
                 (u64::from(u32::MAX - room.load), room.order)
@@ -142,7 +150,7 @@ impl Scheduler {
                 (u64::from(count) << 32 | u64::from(room.load), room.order)
             };
             if rank > best_rank || room.freed <= slot.evaluated {
-                return;
+                return false;
             }
             let memory = match needs.memory {
                 Amount::Bytes(bytes) => bytes,
@@ -151,24 +159,43 @@ impl Scheduler {
             let short =
                 memory > room.memory || needs.cpu_milli > room.cpu || needs.disk_bytes > room.disk;
             if short && !may_evict {
-                return;
+                return false;
             }
             if class.is_some_and(|class| !class.has(machine)) || !self.fits(unit, machine) {
-                return;
+                return false;
             }
             best = Some(machine);
             best_rank = rank;
+            true
         };
+        let count_on = |machine: usize| counts.get(machine).copied().unwrap_or_default();
         match candidates {
             Some(list) => {
                 for machine in list {
-                    let count = counts.get(machine).copied().unwrap_or_default();
-                    consider(machine, &self.room(machine), count);
+                    consider(machine, &self.room(machine), count_on(machine));
+                }
+            }
+            None if pack => {
+                let mut found = 0;
+                for (load, machine) in ranks.most_loaded() {
+                    if load < found {
+                        break;
+                    }
+                    if consider(machine, &self.room(machine), 0) {
+                        found = load;
+                    }
                 }
             }
             None => {
-                for (machine, (room, count)) in self.rooms.iter().zip(counts.iter()).enumerate() {
-                    consider(machine, room, *count);
+                // One without instances of the template is better than any with some.
+                let is_found = ranks
+                    .least_loaded()
+                    .filter(|machine| count_on(*machine) == 0)
+                    .any(|machine| consider(machine, &self.room(machine), 0));
+                if !is_found {
+                    for (machine, count) in family.into_iter().flatten() {
+                        consider(*machine, &self.room(*machine), *count);
+                    }
                 }
             }
         }
