@@ -18,8 +18,6 @@ pub(super) struct Pass {
     /// New placements.
     pub(super) landed: BTreeSet<(usize, usize)>,
     queue: BTreeSet<Task>,
-    /// Instances of a template by machine, all zero between two evaluations.
-    counts: Vec<u32>,
 }
 
 /// A unit that is to be placed, for a global one on one machine; the order is that of the rules.
@@ -38,7 +36,6 @@ type Rank = (u64, u32);
 impl Scheduler {
     /// Places the first unit that fits somewhere, until there is none.
     pub(super) fn place_all(&mut self, pass: &mut Pass) {
-        pass.counts = vec![0; self.machines.bound()];
         for (order, machine) in (0_u32..).zip(self.by_id.values()) {
             if let Some(room) = self.rooms.get_mut(*machine) {
                 room.order = order;
@@ -64,7 +61,7 @@ impl Scheduler {
         while let Some(task) = pass.queue.pop_first() {
             let best = match task.machine {
                 Some(machine) => self.fits(task.unit, machine).then_some(machine),
-                None => self.best(task.unit, &ranks, &mut pass.counts),
+                None => self.best(task.unit, &ranks),
             };
             match best {
                 Some(machine) => {
@@ -109,16 +106,17 @@ impl Scheduler {
     }
 
     /// The best machine for an ordinary unit among those that have changed since it was last evaluated.
-    fn best(&self, unit: usize, ranks: &Ranks, counts: &mut [u32]) -> Option<usize> {
+    fn best(&self, unit: usize, ranks: &Ranks) -> Option<usize> {
         let slot = self.units.get(unit)?;
         let job = slot.job.as_ref()?;
         let constraints = &job.file.constraints;
         let family = slot.family.as_ref().and_then(|f| self.families.get(f));
-        for (&machine, &count) in family.into_iter().flatten() {
-            if let Some(entry) = counts.get_mut(machine) {
-                *entry = count;
-            }
-        }
+        let count_on = |machine: usize| {
+            family
+                .and_then(|f| f.get(&machine))
+                .copied()
+                .unwrap_or_default()
+        };
         let candidates: Option<Vec<usize>> = if let Some(required) = &constraints.machine_id {
             let short = crate::machine::MachineId::new(required);
             let short = self.by_short.get(short.short());
@@ -168,7 +166,6 @@ impl Scheduler {
             best_rank = rank;
             true
         };
-        let count_on = |machine: usize| counts.get(machine).copied().unwrap_or_default();
         match candidates {
             Some(list) => {
                 for machine in list {
@@ -197,11 +194,6 @@ impl Scheduler {
                         consider(*machine, &self.room(*machine), *count);
                     }
                 }
-            }
-        }
-        for machine in family.into_iter().flatten().map(|(machine, _)| *machine) {
-            if let Some(entry) = counts.get_mut(machine) {
-                *entry = 0;
             }
         }
         best
