@@ -1,7 +1,6 @@
 //! Several guests that are one: the same cloud-config for all, a network between them, and an application of two tiers.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -176,10 +175,7 @@ impl Cluster {
     /// # Errors
     /// They do not within [`PATIENCE`], or there is no etcdctl.
     pub fn until_voters(&mut self, member: usize, count: usize) -> Result<String> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .context("find a free port")?
-            .port();
+        let port = orlop_testing::free_port().context("every port of loopback is in use")?;
         let _forwarded = self.ssh(member)?.forward(port, 2379)?;
         let mut last = String::new();
         let deadline = Instant::now() + PATIENCE;

@@ -10,7 +10,7 @@ use orlop_journal::clock::Moment;
 use orlop_journal::entry::{Entry, Id, Transport};
 use orlop_journal::forward::{self, Destination, Protocol, Settings, Tls};
 use orlop_journal::store::{Options, Store};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use orlop_testing::Authority;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -254,51 +254,24 @@ fn loki_gets_a_batch_again_until_it_takes_it_and_a_refused_one_holds_nothing_up(
     assert_eq!(lines(&answer(&listener, "204 No Content").1), ["three"]);
 }
 
-/// An authority and what it signs.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A certificate for `name` and its key, in PEM.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    /// A server that takes clients whose certificates are this authority's.
-    fn server(&self) -> Arc<ServerConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap();
-        let mut clients = RootCertStore::empty();
-        clients.add(der).unwrap();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
-        let (certificate, key) = self.sign("logs.test");
-        let server = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier.build().unwrap())
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            );
-        Arc::new(server.unwrap())
-    }
+/// A server that takes clients whose certificates are the authority's.
+fn server(authority: &Authority) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let der = CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap();
+    let mut clients = RootCertStore::empty();
+    clients.add(der).unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
+    let signed = authority.sign(&["logs.test"]).unwrap();
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(signed.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(signed.key.as_bytes()).unwrap(),
+        );
+    Arc::new(server.unwrap())
 }
 
 type Secure = BufReader<StreamOwned<ServerConnection, TcpStream>>;
@@ -322,13 +295,13 @@ fn with_tls_nothing_is_sent_before_both_certificates_are_right() {
     let work = TempDir::new().unwrap();
     let mut store = store(&work.path().join("journal"), 1 << 20);
     log(&mut store, 6, "confidential");
-    let (ours, other) = (Authority::new(), Authority::new());
+    let (ours, other) = (Authority::new().unwrap(), Authority::new().unwrap());
     let put = |name: &str, text: &str| std::fs::write(work.path().join(name), text).unwrap();
-    let (certificate, key) = other.sign("deck");
+    let signed = other.sign(&["deck"]).unwrap();
     put("ca.pem", &other.pem);
-    put("cert.pem", &certificate);
-    put("key.pem", &key);
-    let server = ours.server();
+    put("cert.pem", &signed.certificate);
+    put("key.pem", &signed.key);
+    let server = server(&ours);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let tls = Tls {
@@ -344,9 +317,9 @@ fn with_tls_nothing_is_sent_before_both_certificates_are_right() {
         assert!(agree(&listener, &server).is_err());
     }
     assert_eq!(saved(&work), None, "it is not taken for sent");
-    let (certificate, key) = ours.sign("deck");
-    put("key.pem", &key);
-    put("cert.pem", &certificate);
+    let signed = ours.sign(&["deck"]).unwrap();
+    put("key.pem", &signed.key);
+    put("cert.pem", &signed.certificate);
     let mut stream = loop {
         // A connection may have been begun with the old files.
         if let Ok(stream) = agree(&listener, &server) {
@@ -368,12 +341,12 @@ fn loki_is_pushed_to_over_tls() {
     let work = TempDir::new().unwrap();
     let mut store = store(&work.path().join("journal"), 1 << 20);
     log(&mut store, 6, "one");
-    let ours = Authority::new();
-    let (certificate, key) = ours.sign("deck");
+    let ours = Authority::new().unwrap();
+    let signed = ours.sign(&["deck"]).unwrap();
     for (name, text) in [
         ("ca.pem", &ours.pem),
-        ("cert.pem", &certificate),
-        ("key.pem", &key),
+        ("cert.pem", &signed.certificate),
+        ("key.pem", &signed.key),
     ] {
         std::fs::write(work.path().join(name), text).unwrap();
     }
@@ -384,7 +357,7 @@ fn loki_is_pushed_to_over_tls() {
     };
     let port = listener.local_addr().unwrap().port();
     forward_with(&work, Protocol::Loki, port, Some(tls));
-    let mut stream = agree(&listener, &ours.server()).unwrap();
+    let mut stream = agree(&listener, &server(&ours)).unwrap();
     let (_, body) = request(&mut stream);
     assert_eq!(lines(&body), ["one"]);
     let stream = stream.get_mut();

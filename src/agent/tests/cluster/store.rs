@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use orlop_agent::client::Client;
 use orlop_agent::connect::TlsFlags;
 use orlop_store::server::{Tls, TlsFiles};
+use orlop_testing::{Authority, free_address};
 
 /// Where a child process of the test finds what to serve.
 const DATA_DIR: &str = "ORLOP_AGENT_TEST_DATA_DIR";
@@ -72,32 +73,17 @@ pub(crate) struct Store {
     process: Child,
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("loopback has a free port")
-}
-
 /// An authority, and a certificate for loopback and its key, that serves both sides.
-fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-    let write = |name: &str, text: String| {
+fn make_certificates(directory: &Path) {
+    let authority = Authority::new().expect("an authority");
+    let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");
+    for (name, text) in [
+        ("ca", &authority.pem),
+        ("crt", &signed.certificate),
+        ("key", &signed.key),
+    ] {
         std::fs::write(directory.join(name), text).expect("it can be written");
-    };
-    let authority = || {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-    };
-    let authority_key = KeyPair::generate()?;
-    write("ca", authority().self_signed(&authority_key)?.pem());
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-    let issuer = Issuer::new(authority(), authority_key);
-    write("crt", params.signed_by(&key, &issuer)?.pem());
-    write("key", key.serialize_pem());
-    Ok(())
+    }
 }
 
 fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Child {
@@ -154,7 +140,7 @@ impl Store {
     pub(crate) fn new(kind: Kind, tls: bool) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         if tls {
-            make_certificates(directory.path()).expect("certificates are made");
+            make_certificates(directory.path());
         }
         let address = free_address();
         let process = spawn(kind, directory.path(), address, tls);

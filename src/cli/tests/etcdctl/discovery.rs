@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sides::{Program, Server, Side, free_address, ours};
+use orlop_testing::free_address;
+
+use crate::sides::{Program, Server, Side, ours};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,7 +1,7 @@
 //! A program and the server that it is for.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use orlop_testing::{Authority, free_address};
 use regex::Regex;
 
 /// Where a child process of the test finds its arguments, with 0x1f between.
@@ -51,34 +52,19 @@ pub(crate) struct Outcome {
     pub(crate) errors: String,
 }
 
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("loopback has a free port")
-}
-
 /// An authority, another one, and a certificate for loopback and its key, that serves both sides.
-fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-    let write = |name: &str, text: String| {
+fn make_certificates(directory: &Path) {
+    let authority = Authority::new().expect("an authority");
+    let other = Authority::new().expect("an authority");
+    let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");
+    for (name, text) in [
+        ("ca", &authority.pem),
+        ("other-ca", &other.pem),
+        ("crt", &signed.certificate),
+        ("key", &signed.key),
+    ] {
         std::fs::write(directory.join(name), text).expect("it can be written");
-    };
-    let authority = || {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-    };
-    let authority_key = KeyPair::generate()?;
-    write("ca", authority().self_signed(&authority_key)?.pem());
-    let other = KeyPair::generate()?;
-    write("other-ca", authority().self_signed(&other)?.pem());
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-    let issuer = Issuer::new(authority(), authority_key);
-    write("crt", params.signed_by(&key, &issuer)?.pem());
-    write("key", key.serialize_pem());
-    Ok(())
+    }
 }
 
 /// Our binary's program, as a child of the test.
@@ -99,7 +85,7 @@ impl Side {
     pub(crate) fn with_tls(program: Program, server: Server, directory: &Path) -> Self {
         let files = directory.join(format!("{program:?}-certificates"));
         std::fs::create_dir(&files).expect("a directory");
-        make_certificates(&files).expect("certificates are made");
+        make_certificates(&files);
         Self::made(program, server, directory, Some(files))
     }
 

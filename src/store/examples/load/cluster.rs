@@ -1,7 +1,6 @@
 //! Servers to be measured, as processes.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use orlop_store::proto::etcdserverpb::StatusRequest;
 use orlop_store::proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use orlop_testing::free_address;
 use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,11 +52,6 @@ impl Drop for Cluster {
     }
 }
 
-fn free_address() -> Result<String> {
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    Ok(address.to_string())
-}
-
 /// A connection to the server at `address`.
 pub(crate) async fn connect(address: &str) -> Result<Channel> {
     let endpoint = Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
@@ -66,9 +61,7 @@ pub(crate) async fn connect(address: &str) -> Result<Channel> {
 impl Cluster {
     /// Starts `count` servers of a kind.
     pub(crate) fn start(server: Server, count: usize, directory: &Path) -> Result<Self> {
-        let peers = (0..count)
-            .map(|_| free_address())
-            .collect::<Result<Vec<_>>>()?;
+        let peers: Vec<String> = (0..count).map(|_| free_address().to_string()).collect();
         let named = peers.iter().enumerate();
         let urls: Vec<String> = named.map(|(i, p)| format!("m{i}=http://{p}")).collect();
         let mut cluster = Self {
@@ -77,7 +70,7 @@ impl Cluster {
             members: Vec::new(),
         };
         for (i, peer) in peers.into_iter().enumerate() {
-            let (name, address) = (format!("m{i}"), free_address()?);
+            let (name, address) = (format!("m{i}"), free_address().to_string());
             let data = directory.join(format!("{server:?}-{count}-{i}"));
             let process = cluster.run(&name, &address, &peer, &data)?;
             cluster.members.push(Member {

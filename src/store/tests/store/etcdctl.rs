@@ -1,11 +1,12 @@
 //! A member as a process under Debian's `etcdctl`, and beside Debian's `etcd`: same commands, same outputs.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use orlop_testing::free_address;
 use serde_json::Value;
 
 /// Where a child process of the test finds what to serve.
@@ -46,12 +47,6 @@ pub(crate) struct Server {
     data_dir: PathBuf,
     pub(crate) address: SocketAddr,
     process: Child,
-}
-
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("loopback has a free port")
 }
 
 fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Child {

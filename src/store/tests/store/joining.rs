@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use orlop_store::node::Options;
 use orlop_store::server::{Bootstrap, Joining, MEMBER_NAME, Settings, Tls, TlsFiles, Token};
-
-use crate::etcdctl::free_address;
+use orlop_testing::{Authority, Process, free_address, log_to_stderr};
 
 /// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, the
 /// peer URLs that are asked, with commas between, and the directory of the certificates, or `-`.
@@ -60,6 +59,7 @@ fn machine_of_a_cluster() {
         },
         options: Options::default(),
     };
+    log_to_stderr();
     if let Err(err) = orlop_store::server::run(&settings, |_| {}) {
         eprintln!("{machine}: {:#}", anyhow::Error::new(err));
         std::process::exit(3);
@@ -74,7 +74,7 @@ struct Machine {
     token: &'static str,
     seed: String,
     certificates: Option<PathBuf>,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Machine {
@@ -93,19 +93,19 @@ impl Machine {
         let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
         command
             .args(["joining::machine_of_a_cluster", "--exact", "--nocapture"])
-            .env(MACHINE, words.join(" "))
-            .stdout(Stdio::null());
+            .env(MACHINE, words.join(" "));
         command
     }
 
     fn start(&mut self) {
-        self.process = Some(self.command().spawn().expect("the machine starts"));
+        let log = self.data_dir.with_extension("log");
+        let process = Process::spawn(&mut self.command(), &log);
+        self.process = Some(process.expect("the machine starts"));
     }
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+            process.kill();
         }
     }
 
@@ -151,12 +151,6 @@ impl Machine {
 
     fn insist(&self, words: &[&str]) -> String {
         self.wait_for(words, |_| true)
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -390,42 +384,26 @@ fn the_sixth_machine_passes_its_clients_on_until_there_is_a_place() {
 }
 
 /// An authority, a member's certificate and a client's.
-fn make_certificates(directory: &Path) -> Result<(), rcgen::Error> {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-    let write = |name: &str, text: String| {
+fn make_certificates(directory: &Path) {
+    let authority = Authority::new().expect("an authority");
+    let write = |name: &str, text: &str| {
         std::fs::write(directory.join(name), text).expect("it can be written");
     };
-    let authority_params = || {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-    };
-    let authority_key = KeyPair::generate()?;
-    write(
-        "ca.crt",
-        authority_params().self_signed(&authority_key)?.pem(),
-    );
-    let issuer = Issuer::new(authority_params(), authority_key);
-    for (name, host) in [("member", MEMBER_NAME), ("client", "client")] {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        if name == "member" {
-            let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
-            params.subject_alt_names.push(SanType::IpAddress(loopback));
-        }
-        write(
-            &format!("{name}.crt"),
-            params.signed_by(&key, &issuer)?.pem(),
-        );
-        write(&format!("{name}.key"), key.serialize_pem());
+    write("ca.crt", &authority.pem);
+    for (name, hosts) in [
+        ("member", &[MEMBER_NAME, "127.0.0.1"][..]),
+        ("client", &["client"]),
+    ] {
+        let signed = authority.sign(hosts).expect("a certificate");
+        write(&format!("{name}.crt"), &signed.certificate);
+        write(&format!("{name}.key"), &signed.key);
     }
-    Ok(())
 }
 
 #[test]
 fn members_and_clients_talk_by_tls_alone_when_there_are_certificates() {
     let directory = tempfile::tempdir().expect("a directory");
-    make_certificates(directory.path()).expect("certificates");
+    make_certificates(directory.path());
     let mut machines = machines(directory.path(), 4);
     for machine in &mut machines {
         machine.certificates = Some(directory.path().to_owned());

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use orlop_store::node::Options;
 use orlop_store::server::{Bootstrap, Settings};
-
-use crate::etcdctl::free_address;
+use orlop_testing::{Process, free_address, log_to_stderr};
 
 /// Tells a child process of the test what to be: name, directory, address for clients, address for peers, `new` or
 /// `existing`, and the members as NAME=URL, with spaces between.
@@ -51,6 +50,7 @@ fn member_of_a_cluster() {
             ..Options::default()
         },
     };
+    log_to_stderr();
     if let Err(err) = orlop_store::server::run(&settings, |_| {}) {
         eprintln!("{name}: {:#}", anyhow::Error::new(err));
         std::process::exit(3);
@@ -62,7 +62,7 @@ struct Member {
     data_dir: PathBuf,
     client: SocketAddr,
     peer: SocketAddr,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Member {
@@ -85,34 +85,33 @@ impl Member {
             state.to_owned(),
         ];
         words.extend_from_slice(members);
-        let child = Command::new(std::env::current_exe().expect("the test is a file"))
+        let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
+        command
             .args(["processes::member_of_a_cluster", "--exact", "--nocapture"])
-            .env(MEMBER, words.join(" "))
-            .stdout(Stdio::null())
-            .spawn();
-        self.process = Some(child.expect("the member starts"));
+            .env(MEMBER, words.join(" "));
+        let process = Process::spawn(&mut command, &self.data_dir.with_extension("log"));
+        self.process = Some(process.expect("the member starts"));
     }
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+            process.kill();
         }
     }
 
     /// Ends it in order.
     fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let pid = process.id().to_string();
+            let pid = process.child.id().to_string();
             let told = Command::new("kill").args(["-TERM", &pid]).status();
             assert!(told.expect("kill starts").success());
-            process.wait().expect("it ends");
+            process.child.wait().expect("it ends");
         }
     }
 
     fn runs(&mut self) -> bool {
         let process = self.process.as_mut();
-        process.is_some_and(|process| process.try_wait().is_ok_and(|ended| ended.is_none()))
+        process.is_some_and(|process| process.ended().is_none())
     }
 
     fn etcdctl(&self, words: &[&str]) -> Output {
@@ -157,15 +156,10 @@ impl Member {
     }
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 struct Cluster {
-    directory: tempfile::TempDir,
+    // In this order: what a member said is in the directory.
     members: Vec<Member>,
+    directory: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -179,7 +173,7 @@ impl Cluster {
         for member in &mut members {
             member.start("new", &urls);
         }
-        let cluster = Self { directory, members };
+        let cluster = Self { members, directory };
         for member in &cluster.members {
             member.insist(&["endpoint", "health"]);
         }
@@ -313,8 +307,8 @@ fn a_member_joins_by_a_whole_state_is_promoted_and_is_removed() {
     assert!(removed.contains(" removed from cluster "), "{removed}");
     let mut process = cluster.members[0].process.take().expect("it was started");
     let (sender, ended) = std::sync::mpsc::channel();
-    let id = process.id();
-    std::thread::spawn(move || sender.send(process.wait()));
+    let id = process.child.id();
+    std::thread::spawn(move || sender.send(process.child.wait()));
     match ended.recv_timeout(PATIENCE) {
         Ok(status) => {
             let status = status.expect("it can be waited for");
@@ -433,7 +427,10 @@ fn a_damaged_member_that_was_removed_stays_outside_and_one_of_two_says_what_to_d
     cluster.members[2].insist(&["member", "remove", &id]);
     damage_log(&cluster.members[0]);
     cluster.members[0].start("new", &urls);
-    let ended = cluster.members[0].process.take().map(|mut p| p.wait());
+    let ended = cluster.members[0]
+        .process
+        .take()
+        .map(|mut p| p.child.wait());
     assert_eq!(ended.and_then(|e| e.ok()?.code()), Some(3));
     let list = cluster.members[2].insist(&["member", "list"]);
     assert_eq!(list.lines().count(), 2, "{list}");
@@ -444,7 +441,10 @@ fn a_damaged_member_that_was_removed_stays_outside_and_one_of_two_says_what_to_d
     cluster.members[1].kill();
     damage_log(&cluster.members[1]);
     cluster.members[1].start("new", &urls);
-    let ended = cluster.members[1].process.take().map(|mut p| p.wait());
+    let ended = cluster.members[1]
+        .process
+        .take()
+        .map(|mut p| p.child.wait());
     assert_eq!(ended.and_then(|e| e.ok()?.code()), Some(3));
     assert!(!cluster.members[1].data_dir.join("damaged").exists());
 }
