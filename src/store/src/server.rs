@@ -4,6 +4,7 @@
 mod authority;
 mod bootstrap;
 mod cluster;
+mod connections;
 mod http;
 mod join;
 mod kv;
@@ -32,8 +33,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_rustls::TlsAcceptor;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::Routes;
 
 use crate::disk::{Directory, Disk};
@@ -42,8 +43,8 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
-use authority::Lenient;
 use bootstrap::First;
+use connections::Front;
 use join::Found;
 use peers::Lanes;
 use refetch::Lost;
@@ -168,9 +169,6 @@ pub enum ServeError {
     /// The member.
     #[error("member")]
     Node(#[from] NodeError),
-    /// The gRPC server.
-    #[error("serve clients")]
-    Transport(#[from] tonic::transport::Error),
     /// No thread can be started.
     #[error("start the member's thread")]
     Thread(#[source] io::Error),
@@ -306,27 +304,14 @@ async fn serve(
     let mut dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), outputs));
     let mut served = tokio::task::JoinSet::new();
     let mut listen = Vec::new();
-    let server = || {
-        let mut stopped = stopped.clone();
-        let until = async move {
-            // An error says that the sender is gone, which is an end too.
-            let _ = stopped.wait_for(|s| *s).await;
-        };
-        let server = tonic::transport::Server::builder()
-            .accept_http1(true)
-            .add_routes(routes(&shared));
-        (server, until)
-    };
+    let front = front(&shared);
     for (listener, tls) in listeners.drain(..) {
         listen.extend(listener.local_addr());
-        let incoming = clients(listener, tls).map(lenient);
-        let (server, until) = server();
-        served.spawn(server.serve_with_incoming_shutdown(incoming, until));
+        let clients = clients(listener, tls);
+        served.spawn(connections::serve(clients, front.clone(), stopped.clone()));
     }
-    let (tunnel_server, until) = server();
-    let tunnelled = UnboundedReceiverStream::new(tunnelled).map(lenient);
-    served.spawn(tunnel_server.serve_with_incoming_shutdown(tunnelled, until));
-    drop(stopped);
+    let tunnelled = UnboundedReceiverStream::new(tunnelled);
+    served.spawn(connections::serve(tunnelled, front, stopped));
     if let Some(joining) = settings.bootstrap.joining() {
         tokio::spawn(join::announce(
             Arc::clone(&shared),
@@ -366,10 +351,7 @@ async fn serve(
                 break;
             }
             _ = &mut dispatcher => break,
-            Some(served) = served.join_next() => match served {
-                Ok(Err(err)) => return Err(err.into()),
-                _ => return Err(ServeError::Gone),
-            },
+            Some(_) = served.join_next() => return Err(ServeError::Gone),
         }
     }
     let _ = stop.send(true);
@@ -390,10 +372,6 @@ async fn serve(
             .map(|()| Ended::Stopped),
         Err(_) => Err(ServeError::Gone),
     }
-}
-
-fn lenient(client: io::Result<Io>) -> io::Result<Lenient<Io>> {
-    client.map(Lenient::new)
 }
 
 /// What the member begins with. A machine for which there is no place serves as a proxy until there is one.
@@ -480,23 +458,26 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Arc<TcpListener>>, ServeEr
     Ok(listeners)
 }
 
-fn routes(shared: &Arc<Shared>) -> Routes {
+/// What answers clients.
+fn front(shared: &Arc<Shared>) -> Front {
     let limit = crate::node::MAX_REQUEST_BYTES + (512 << 10);
     let face = || Arc::clone(shared);
-    let grpc =
-        Routes::new(pb::kv_server::KvServer::new(kv::Kv(face())).max_decoding_message_size(limit))
-            .add_service(pb::watch_server::WatchServer::new(watch::Watch(face())))
-            .add_service(pb::lease_server::LeaseServer::new(lease::Lease(face())))
-            .add_service(pb::cluster_server::ClusterServer::new(cluster::Cluster(
-                face(),
-            )))
-            .add_service(pb::maintenance_server::MaintenanceServer::new(
-                maintenance::Maintenance(face()),
-            ))
-            .add_service(LockServer::new(turns::Lock(face())))
-            .add_service(ElectionServer::new(turns::Election(face())))
-            .add_service(HealthServer::new(maintenance::Health(face())));
-    http::add(grpc, face())
+    let keyspace = pb::kv_server::KvServer::new(kv::Kv(face())).max_decoding_message_size(limit);
+    let grpc = Routes::new(pb::watch_server::WatchServer::new(watch::Watch(face())))
+        .add_service(pb::lease_server::LeaseServer::new(lease::Lease(face())))
+        .add_service(pb::cluster_server::ClusterServer::new(cluster::Cluster(
+            face(),
+        )))
+        .add_service(pb::maintenance_server::MaintenanceServer::new(
+            maintenance::Maintenance(face()),
+        ))
+        .add_service(LockServer::new(turns::Lock(face())))
+        .add_service(ElectionServer::new(turns::Election(face())))
+        .add_service(HealthServer::new(maintenance::Health(face())));
+    Front {
+        keyspace,
+        others: http::router(grpc.into_axum_router(), face()),
+    }
 }
 
 /// Steps the member until there is no one left to ask it, or it cannot go on.

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tonic::service::Routes;
 
 use super::shared::Shared;
 use super::{CLUSTER_VERSION, ETCD_VERSION};
 
 /// Adds the paths to the services.
-pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
-    let router = super::v2::add(services.into_axum_router(), &shared);
+pub(super) fn router(services: Router, shared: Arc<Shared>) -> Router {
+    let router = super::v2::add(services, &shared);
     let (live, member, measured) = (
         Arc::clone(&shared),
         Arc::clone(&shared),
@@ -69,12 +69,11 @@ pub(super) fn add(services: Routes, shared: Arc<Shared>) -> Routes {
                 .map(tonic::body::Body::new)
         }
     };
-    let router = router
+    router
         .route("/health", get(health))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .fallback(unknown);
-    Routes::from(router)
+        .fallback(unknown)
 }

@@ -23,7 +23,6 @@ use tokio_rustls::rustls::{
     SignatureScheme,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use tonic::transport::server::Connected;
 
 /// The name in the certificates of members, which may be at any address.
 pub const MEMBER_NAME: &str = "orlop-store";
@@ -74,12 +73,6 @@ pub enum TlsError {
 pub(super) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Connected for Io {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 impl AsyncRead for Io {

@@ -1,0 +1,102 @@
+//! Clients' connections: HTTP/1.1 and HTTP/2 on one port.
+
+use std::convert::Infallible;
+use std::io;
+
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service as _};
+
+use super::authority::Lenient;
+use super::kv::Kv;
+use super::tls::Io;
+use crate::proto::etcdserverpb::kv_server::{KvServer, SERVICE_NAME};
+
+/// What answers requests. Nearly all that is ever asked is of the keyspace: that gets to its service at once, without the
+/// router's layers, which would cost a seventh of what serving a put does.
+#[derive(Debug, Clone)]
+pub(super) struct Front {
+    pub(super) keyspace: KvServer<Kv>,
+    pub(super) others: axum::Router,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path().as_bytes();
+        let service = path.strip_prefix(b"/").unwrap_or_default();
+        if service
+            .strip_prefix(SERVICE_NAME.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b'/'))
+        {
+            return self.keyspace.clone().call(request);
+        }
+        let answer = self.others.clone().call(request);
+        Box::pin(async { answer.await.map(|response| response.map(Body::new)) })
+    }
+}
+
+/// Serves clients as they come, until it is to stop and they have gone.
+pub(super) async fn serve(
+    clients: impl Stream<Item = io::Result<Io>>,
+    front: Front,
+    stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    {
+        tokio::pin!(clients);
+        loop {
+            tokio::select! {
+                client = clients.next() => match client {
+                    Some(Ok(client)) => {
+                        connections.spawn(connection(client, front.clone(), stop.clone()));
+                    }
+                    Some(Err(err)) => log::debug!("a client's connection: {err}"),
+                    None => break,
+                },
+                Some(_) = connections.join_next() => {}
+                () = stopped(stop.clone()) => break,
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Serves one client until it goes. When the server stops, what was asked is still answered.
+async fn connection(client: Io, front: Front, stop: watch::Receiver<bool>) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        // As etcd: each watch and each wait is a stream for as long as it lasts, and no answer has a date.
+        .max_concurrent_streams(None)
+        .auto_date_header(false);
+    // With a timer, whoever begins a request without an end is given up after 30 s.
+    builder.http1().timer(TokioTimer::new());
+    let served = builder.serve_connection(TokioIo::new(Lenient::new(client)), front);
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = &mut served => result,
+        () = stopped(stop) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(err) = result {
+        log::debug!("a client's connection: {err}");
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error says that the sender is gone, which is an end too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
