@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use orlop_store::proto::etcdserverpb::StatusRequest;
 use orlop_store::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use orlop_testing::free_address;
-use tonic::transport::Channel;
+
+use crate::connection::connect;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,12 +51,6 @@ impl Drop for Cluster {
             let _ = fs::remove_dir_all(&member.data);
         }
     }
-}
-
-/// A connection to the server at `address`.
-pub(crate) async fn connect(address: &str) -> Result<Channel> {
-    let endpoint = Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-    endpoint.connect().await.context("connect")
 }
 
 impl Cluster {
@@ -171,8 +166,8 @@ impl Cluster {
 
 /// Whether the member at `address` leads its cluster.
 async fn leads(address: &str) -> Result<bool> {
-    let channel = connect(address).await?;
-    let status = MaintenanceClient::new(channel)
+    let connection = connect(address).await?;
+    let status = MaintenanceClient::new(connection)
         .status(StatusRequest {})
         .await?
         .into_inner();

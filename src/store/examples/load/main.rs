@@ -6,6 +6,7 @@
 
 mod cluster;
 mod compare;
+mod connection;
 mod failover;
 mod million;
 mod watchers;
@@ -119,15 +120,15 @@ fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
 
 /// Keeps so many clients busy for that time.
 async fn load(work: Work, address: &str, clients: usize, time: Duration) -> Result<Rate> {
-    let mut channels = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..clients.div_ceil(CLIENTS_PER_CONNECTION) {
-        channels.push(cluster::connect(address).await?);
+        connections.push(connection::connect(address).await?);
     }
     let numbers = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for client in 0..clients {
-        let mut kv = KvClient::new(channels[client / CLIENTS_PER_CONNECTION].clone());
+        let mut kv = KvClient::new(connections[client / CLIENTS_PER_CONNECTION].clone());
         let numbers = Arc::clone(&numbers);
         tasks.spawn(async move {
             let mut times = Vec::new();

@@ -12,10 +12,10 @@ use orlop_store::proto::etcdserverpb::request_op::Request;
 use orlop_store::proto::etcdserverpb::{
     CompactionRequest, PutRequest, RangeRequest, RequestOp, SnapshotRequest, TxnRequest,
 };
-use tonic::transport::Channel;
 
-use crate::cluster::{Cluster, Server, connect};
+use crate::cluster::{Cluster, Server};
 use crate::compare::row;
+use crate::connection::{Connection, connect};
 
 const KEYS: usize = 1_000_000;
 /// Puts in one transaction; etcd takes 128.
@@ -89,10 +89,10 @@ async fn measure(server: Server, directory: &Path) -> Result<Figures> {
     let (memory_mib, anonymous_mib) = cluster.memory_mib(&address)?;
     let quiet_ms = longest_put(&address, tokio::time::sleep(QUIET)).await?.0;
     fill(&address, REWRITTEN).await?;
-    let channel = connect(&address).await?;
-    let (compaction_ms, compacted) = longest_put(&address, compact(channel.clone())).await?;
+    let connection = connect(&address).await?;
+    let (compaction_ms, compacted) = longest_put(&address, compact(connection.clone())).await?;
     compacted?;
-    let (snapshot_ms, fetched) = longest_put(&address, snapshot(channel)).await?;
+    let (snapshot_ms, fetched) = longest_put(&address, snapshot(connection)).await?;
     fetched?;
     cluster.kill(&address)?;
     cluster.restart(&address)?;
@@ -171,8 +171,8 @@ async fn longest_put<T>(address: &str, work: impl Future<Output = T>) -> Result<
 }
 
 /// Compacts to the present revision, and waits until what is removed is removed.
-async fn compact(channel: Channel) -> Result<()> {
-    let mut kv = KvClient::new(channel);
+async fn compact(connection: Connection) -> Result<()> {
+    let mut kv = KvClient::new(connection);
     let answer = kv.range(one()).await?.into_inner();
     let revision = answer.header.context("no header")?.revision;
     let physical = true;
@@ -181,8 +181,8 @@ async fn compact(channel: Channel) -> Result<()> {
 }
 
 /// Fetches a snapshot, and throws it away.
-async fn snapshot(channel: Channel) -> Result<()> {
-    let mut maintenance = MaintenanceClient::new(channel);
+async fn snapshot(connection: Connection) -> Result<()> {
+    let mut maintenance = MaintenanceClient::new(connection);
     let asked = maintenance.snapshot(SnapshotRequest::default());
     let mut parts = asked.await?.into_inner();
     while parts.message().await?.is_some() {}

@@ -9,8 +9,9 @@ use orlop_store::proto::etcdserverpb::watch_client::WatchClient;
 use orlop_store::proto::etcdserverpb::watch_request::RequestUnion;
 use orlop_store::proto::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest};
 
-use crate::cluster::{Cluster, Server, connect};
+use crate::cluster::{Cluster, Server};
 use crate::compare::row;
+use crate::connection::connect;
 
 const WATCHERS: usize = 1000;
 const WATCHERS_PER_CONNECTION: usize = 50;
@@ -44,12 +45,12 @@ async fn events_per_second(address: &str) -> Result<f64> {
     };
     let mut watchers = tokio::task::JoinSet::new();
     for _ in 0..WATCHERS / WATCHERS_PER_CONNECTION {
-        let channel = connect(address).await?;
+        let connection = connect(address).await?;
         for _ in 0..WATCHERS_PER_CONNECTION {
             let (requests, stream) = tokio::sync::mpsc::channel(1);
             requests.send(create.clone()).await?;
             let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
-            let mut answers = WatchClient::new(channel.clone())
+            let mut answers = WatchClient::new(connection.clone())
                 .watch(stream)
                 .await?
                 .into_inner();
