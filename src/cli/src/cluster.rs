@@ -105,10 +105,13 @@ fn new(machines: u16, join: &[IpAddr], output: &Path) -> anyhow::Result<()> {
         let text = cloud_config(&name, &token, join, &authority_pem, &pair);
         write(output, &format!("{name}.yaml"), &text, 0o600)?;
     }
-    println!(
-        "{}: an authority, a token, and m1.yaml to m{machines}.yaml, one for each machine",
-        output.display()
-    );
+    let output = output.display();
+    match machines {
+        1 => println!("{output}: an authority, a token, and m1.yaml for the machine"),
+        _ => println!(
+            "{output}: an authority, a token, and m1.yaml to m{machines}.yaml, one for each machine"
+        ),
+    }
     Ok(())
 }
 

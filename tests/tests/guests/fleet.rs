@@ -1,6 +1,8 @@
 //! A cluster of one: units that fleetctl places on the machine that it is asked on.
 
-use orlop_tests::Scenario;
+use std::process::Command;
+
+use orlop_tests::{Scenario, products};
 
 const USER_DATA: &str = "#cloud-config
 hostname: alone
@@ -112,6 +114,70 @@ fn a_cluster_of_one_runs_what_fits_and_says_why_it_does_not_run_the_rest() {
         "after a boot the unit is started again, once the store is there",
         "systemctl is-active hello@2.service",
         |text| text == "active\n",
+    );
+    alone.power_off();
+    alone.finish();
+}
+
+/// What is added to the `store:` of a machine that `orlop cluster new` has made.
+const CLIENTS_WITH_CERTIFICATES: &str = "
+  listen_client_urls: [\"https://127.0.0.1:2379\"]
+  advertise_client_urls: [\"https://127.0.0.1:2379\"]
+  cert_file: /etc/orlop/store/member.crt
+  key_file: /etc/orlop/store/member.key
+  trusted_ca_file: /etc/orlop/store/ca.crt
+";
+
+/// And behind its files.
+const FLEET: &str = "  - path: /etc/units/hello.service
+    content: |
+      [Service]
+      ExecStart=/bin/sh -c 'echo hello; exec sleep 1000'
+data:
+  disk: serial=orlop-data
+fleet:
+  enabled: true
+";
+
+#[test]
+fn a_store_that_wants_certificates_serves_the_machine_that_has_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = directory.path().join("cluster");
+    let made = Command::new(&products().binary)
+        .args(["cluster", "new", "1", "--output"])
+        .arg(&output)
+        .output()
+        .expect("the binary runs here");
+    assert!(made.status.success(), "{made:?}");
+    let machine = std::fs::read_to_string(output.join("m1.yaml")).expect("it was made");
+    let store = format!("store:{CLIENTS_WITH_CERTIFICATES}");
+    let user_data = machine.replacen("store:\n", &store, 1) + FLEET;
+    let mut alone = Scenario::start("test-fleet-tls", &user_data, |_| Ok(()));
+    alone.need("core gets in", |guest| guest.wait_for_ssh().map(|_| ()));
+    alone.command_becomes(
+        "the agent has a certificate, and the machine registers",
+        "fleetctl list-machines",
+        |text| text.starts_with("MACHINE\t") && text.lines().count() == 2,
+    );
+    alone.command(
+        "units are placed",
+        "fleetctl start /etc/units/hello.service && systemctl is-active hello",
+        |text| text.ends_with("active\n"),
+    );
+    let etcdctl =
+        "sudo etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/orlop/store/ca.crt";
+    alone.command(
+        "etcdctl gets in with a certificate alone",
+        &format!(
+            "{etcdctl} --cert /etc/orlop/store/member.crt --key /etc/orlop/store/member.key put k v && \
+             {etcdctl} --command-timeout 3s get k 2>/dev/null || echo code $?"
+        ),
+        |text| text == "OK\ncode 1\n",
+    );
+    alone.command(
+        "nobody listens without TLS",
+        "sudo etcdctl --endpoints http://127.0.0.1:2379 --command-timeout 3s get k >/dev/null 2>&1; echo code $?",
+        |text| text == "code 1\n",
     );
     alone.power_off();
     alone.finish();
