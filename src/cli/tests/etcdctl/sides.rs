@@ -304,8 +304,8 @@ impl Side {
         let printed = (0..lines).map_while(|_| next());
         let printed = printed.map(|line| self.normalised(&line)).collect();
         let pid = Pid::from_raw(child.id().try_into().expect("a process number"));
-        // It may be gone already.
-        let _ = kill(pid, Signal::SIGINT);
+        // Not SIGINT, which a test in the background inherits as ignored. It may be gone already.
+        let _ = kill(pid, Signal::SIGTERM);
         let code = child.wait().expect("it ends").code();
         (printed, code)
     }
