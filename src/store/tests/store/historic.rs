@@ -1,13 +1,13 @@
 //! Bugs that etcd once had, each as a test named after its issue at github.com/etcd-io/etcd.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+mod members;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_store::command::Command;
 use orlop_store::mvcc::{Answer, Reader};
 use orlop_store::node::{Input, Node, Options, Outbox, Output, Reply};
-use orlop_store::peer::PeerMessage;
 use orlop_store::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use orlop_store::proto::etcdserverpb::request_op::Request;
 use orlop_store::proto::etcdserverpb::{
@@ -15,10 +15,8 @@ use orlop_store::proto::etcdserverpb::{
     TxnRequest, WatchCreateRequest, WatchResponse,
 };
 use orlop_store::refused::Refused;
-use orlop_store::state::Genesis;
 use orlop_store::watch::{Hub, WINDOW};
 
-use crate::cluster::member;
 use crate::keyspace::{entry, genesis, open};
 use crate::random::Random;
 use crate::simulated_disk::SimulatedDisk;
@@ -321,6 +319,123 @@ fn issues_18089_and_19179_a_deletion_at_the_compacted_revision_is_told() {
     assert_eq!(first.r#type, 1, "a deletion");
 }
 
+fn operation(request: Request) -> RequestOp {
+    RequestOp {
+        request: Some(request),
+    }
+}
+
+fn read(key: &str) -> RequestOp {
+    operation(Request::RequestRange(RangeRequest {
+        key: key.into(),
+        ..RangeRequest::default()
+    }))
+}
+
+fn write(key: &str, ignore_value: bool) -> RequestOp {
+    operation(Request::RequestPut(PutRequest {
+        key: key.into(),
+        ignore_value,
+        ..PutRequest::default()
+    }))
+}
+
+/// Reads and puts the same keys, in a transaction within it too; the last operation may be one that fails.
+fn read_and_put(fails: bool) -> Command {
+    let within = TxnRequest {
+        success: vec![read("k"), read("l"), write("l", false), read("l")],
+        ..TxnRequest::default()
+    };
+    Command::Txn(TxnRequest {
+        success: vec![
+            read("k"),
+            write("k", false),
+            read("k"),
+            operation(Request::RequestTxn(within)),
+            read("l"),
+            match fails {
+                true => write("not there", true),
+                false => write("m", false),
+            },
+        ],
+        ..TxnRequest::default()
+    })
+}
+
+/// A client that watches all keys of a member, from one life of it to the next.
+#[derive(Default)]
+struct Watching {
+    told: Vec<(i64, Vec<u8>)>,
+}
+
+impl Watching {
+    /// Watches a life of the member in which it is given some commands, until its power goes. Returns how many succeeded.
+    fn life(&mut self, node: &mut Node<usize>, commands: &[Command]) -> usize {
+        let database = node.database();
+        let reader = || Reader::new(&database);
+        let mut hub = Hub::new(node.revision(), 0);
+        let stream = hub.open();
+        let mut out = Vec::new();
+        let next = self.told.last().map_or(2, |(revision, _)| revision + 1);
+        hub.create(stream, watch_from(next), &mut out);
+        let (mut succeeded, mut now) = (0, Duration::ZERO);
+        let inputs = commands
+            .iter()
+            .map(|command| vec![propose(command.clone())]);
+        for inputs in std::iter::once(Vec::new()).chain(inputs) {
+            now += Duration::from_millis(50);
+            let Ok(outputs) = node.step(now, inputs) else {
+                break;
+            };
+            for output in outputs {
+                match output {
+                    Output::Changed { revision, events } => hub
+                        .publish(revision, &events, &reader, &mut out)
+                        .expect("the state can be read"),
+                    Output::Reply { result, .. } => succeeded += usize::from(result.is_ok()),
+                    _ => {}
+                }
+            }
+            let sight = reader().expect("the state can be read");
+            hub.catch_up(stream, &sight, &mut out)
+                .expect("the state can be read");
+            for (_, response) in out.drain(..) {
+                let kvs = response.events.into_iter().filter_map(|event| event.kv);
+                self.told.extend(kvs.map(|kv| (kv.mod_revision, kv.key)));
+                hub.drained(stream);
+            }
+        }
+        succeeded
+    }
+}
+
+#[test]
+fn issue_17247_a_transaction_that_reads_what_it_writes_gives_each_event_once() {
+    let commands: Vec<Command> = (0..12).map(|i| read_and_put(i % 3 == 0)).collect();
+    for crash in 0..60 {
+        let disk = SimulatedDisk::default();
+        let mut node = start(&disk, 1).expect("it starts");
+        let mut watching = Watching::default();
+        disk.crash_after(crash);
+        let succeeded = watching.life(&mut node, &commands);
+        drop(node);
+        // The entries since the last checkpoint are applied once more.
+        let disk = disk.after_crash(&mut Random(crash));
+        let mut node = start(&disk, 2).expect("it starts");
+        let more = watching.life(&mut node, &commands);
+        assert_eq!(more, 8, "four of them fail");
+        let keys = ["k", "l", "m"].map(|key| key.as_bytes().to_vec());
+        let all: Vec<_> = (2..=node.revision())
+            .flat_map(|revision| keys.clone().map(|key| (revision, key)))
+            .collect();
+        assert!(all.len() >= 3 * (succeeded + more), "crash at {crash}");
+        assert_eq!(watching.told, all, "crash at {crash}");
+        let mut again = Watching::default();
+        again.life(&mut node, &[]);
+        assert_eq!(again.told, all, "a watch that reads the past");
+    }
+}
+
 #[test]
 fn issue_18667_a_compacted_read_in_a_transaction_is_refused_alike_whenever_space_is_given_back() {
     let read_old = |revision| {
@@ -392,139 +507,4 @@ fn issue_20221_a_watch_of_a_future_revision_tells_nothing_before_it() {
     }
     let responses: Vec<WatchResponse> = out.into_iter().map(|(_, r)| r).collect();
     assert_eq!(revisions(&responses), [5, 6, 7, 8, 9]);
-}
-
-/// Three members whose messages arrive at once, except those from or to members that are stopped.
-struct Three {
-    nodes: Vec<Node<usize>>,
-    sent: Arc<Mutex<VecDeque<PeerMessage>>>,
-    replies: Vec<Vec<Result<Reply, Refused>>>,
-    now: Duration,
-    stopped: Option<usize>,
-    held: Vec<PeerMessage>,
-}
-
-impl Three {
-    fn new() -> Self {
-        let sent: Arc<Mutex<VecDeque<PeerMessage>>> = Arc::default();
-        let nodes = (1..=3)
-            .map(|id| {
-                let sent = Arc::clone(&sent);
-                let outbox = Outbox::new(move |message| {
-                    sent.lock()
-                        .expect("no one panics with it")
-                        .push_back(message);
-                });
-                let genesis = || Genesis {
-                    cluster: 7,
-                    member: id,
-                    members: (1..=3).map(member).collect(),
-                };
-                let disk = Arc::new(SimulatedDisk::default());
-                Node::open(disk, options(id), Duration::ZERO, outbox, genesis).expect("it starts")
-            })
-            .collect();
-        Self {
-            nodes,
-            sent,
-            replies: vec![Vec::new(); 3],
-            now: Duration::ZERO,
-            stopped: None,
-            held: Vec::new(),
-        }
-    }
-
-    fn step(&mut self, place: usize, inputs: Vec<Input<usize>>) -> Option<bool> {
-        let outputs = self.nodes[place]
-            .step(self.now, inputs)
-            .expect("it goes on");
-        let mut leads = None;
-        for output in outputs {
-            match output {
-                Output::Reply { result, .. } => self.replies[place].push(result),
-                Output::Status(status) => leads = Some(status.serves && status.standing.leads),
-                _ => {}
-            }
-        }
-        leads
-    }
-
-    /// Lets time pass until someone new leads.
-    fn until_led(&mut self) -> usize {
-        for _ in 0..200 {
-            self.now += Duration::from_millis(100);
-            for place in (0..3)
-                .filter(|p| Some(*p) != self.stopped)
-                .collect::<Vec<_>>()
-            {
-                if self.step(place, Vec::new()) == Some(true) {
-                    return place;
-                }
-                if let Some(leader) = self.exchange() {
-                    return leader;
-                }
-            }
-        }
-        panic!("no one leads")
-    }
-
-    fn next_message(&mut self) -> Option<PeerMessage> {
-        self.sent.lock().expect("no one panics with it").pop_front()
-    }
-
-    fn exchange(&mut self) -> Option<usize> {
-        let mut leader = None;
-        while let Some(message) = self.next_message() {
-            let to = message.to as usize - 1;
-            if Some(to) == self.stopped {
-                self.held.push(message);
-            } else if self.step(to, vec![Input::Receive(Box::new(message))]) == Some(true) {
-                leader = Some(to);
-            }
-        }
-        leader
-    }
-}
-
-#[test]
-fn issue_20418_a_leader_that_was_stopped_serves_no_stale_read() {
-    let mut three = Three::new();
-    let old = three.until_led();
-    three.exchange();
-    three.step(old, vec![propose(put("k", "old"))]);
-    three.exchange();
-    assert_eq!(three.replies[old].len(), 1, "the write is acknowledged");
-    three.stopped = Some(old);
-    let new = three.until_led();
-    assert_ne!(new, old);
-    three.step(new, vec![propose(put("k", "new"))]);
-    three.exchange();
-    assert!(
-        three.replies[new].iter().any(Result::is_ok),
-        "the new leader takes writes"
-    );
-    // The old leader goes on, believes that it leads, and is asked before it hears anything.
-    three.stopped = None;
-    three.replies[old].clear();
-    three.step(old, vec![Input::Read { ticket: 0 }]);
-    assert!(
-        three.replies[old].is_empty(),
-        "it answers without having asked the others"
-    );
-    for _ in 0..30 {
-        three.now += Duration::from_millis(100);
-        for place in 0..3 {
-            three.step(place, Vec::new());
-            three.exchange();
-        }
-        if !three.replies[old].is_empty() {
-            break;
-        }
-    }
-    assert_eq!(three.replies[old], [Ok(Reply::Read)]);
-    assert_eq!(
-        version(&three.nodes[old], "k"),
-        2,
-        "the read sees the later write"
-    );
 }
