@@ -4,7 +4,7 @@
 //! either *abreast*, and told of each change as it comes, or *behind*, and fed from the state in pieces until it is abreast.
 //! Each stream takes only so many responses that its client has not yet read; with none left its watchers fall behind.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message;
@@ -56,6 +56,12 @@ impl Watcher {
             && !(if deleted { self.no_delete } else { self.no_put })
             && covers(&self.key, &self.range_end, &kv.key)
     }
+
+    /// Whether it may be told that it is as far as this revision. One that begins later would be sent back: its client goes on
+    /// from where it was last told that it is.
+    fn is_at(&self, revision: i64) -> bool {
+        self.abreast && self.next <= revision + 1
+    }
 }
 
 #[derive(Debug)]
@@ -63,8 +69,6 @@ struct Stream {
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
     window: usize,
-    /// A progress response was asked for while a watcher was behind.
-    progress_asked: bool,
 }
 
 /// All watches of one member.
@@ -78,6 +82,8 @@ pub struct Hub {
     ranges: Vec<(StreamId, i64)>,
     /// Streams that have a watcher behind.
     behind: HashSet<StreamId>,
+    /// Streams whose client waits to be told how far they are.
+    asked: BTreeSet<StreamId>,
     /// The last revision that was told of.
     revision: i64,
     compact_revision: i64,
@@ -93,6 +99,7 @@ impl Hub {
             single: HashMap::new(),
             ranges: Vec::new(),
             behind: HashSet::new(),
+            asked: BTreeSet::new(),
             revision,
             compact_revision,
             now: Duration::ZERO,
@@ -121,7 +128,6 @@ impl Hub {
                 watchers: BTreeMap::new(),
                 next_id: 0,
                 window: WINDOW,
-                progress_asked: false,
             },
         );
         id
@@ -135,6 +141,7 @@ impl Hub {
             }
         }
         self.behind.remove(&id);
+        self.asked.remove(&id);
     }
 
     fn unlink(&mut self, stream: StreamId, watch: i64, watcher: &Watcher) {
@@ -257,30 +264,30 @@ impl Hub {
         ));
     }
 
-    /// A client asks how far its stream is: it is told once all its watchers are abreast.
+    /// A client asks how far its stream is: it is told once all its watchers are abreast, and none is of a later revision.
     pub fn ask_progress(&mut self, id: StreamId, out: &mut Vec<Outgoing>) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.progress_asked = true;
-        }
-        self.answer_progress(id, out);
+        self.asked.insert(id);
+        self.answer_progress(out);
     }
 
-    fn answer_progress(&mut self, id: StreamId, out: &mut Vec<Outgoing>) {
-        let header = self.header();
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.progress_asked && stream.watchers.values().all(|w| w.abreast) {
-            stream.progress_asked = false;
-            out.push((
-                id,
-                WatchResponse {
-                    header,
-                    watch_id: -1,
-                    ..WatchResponse::default()
-                },
-            ));
-        }
+    fn answer_progress(&mut self, out: &mut Vec<Outgoing>) {
+        let (header, revision) = (self.header(), self.revision);
+        let streams = &self.streams;
+        self.asked.retain(|id| {
+            let Some(stream) = streams.get(id) else {
+                return false;
+            };
+            if !stream.watchers.values().all(|w| w.is_at(revision)) {
+                return true;
+            }
+            let response = WatchResponse {
+                header,
+                watch_id: -1,
+                ..WatchResponse::default()
+            };
+            out.push((*id, response));
+            false
+        });
     }
 
     /// The client has read a response of the stream.
@@ -383,6 +390,7 @@ impl Hub {
             stream.window -= 1;
             respond(id, watch, watcher.fragment, header, events, out);
         }
+        self.answer_progress(out);
         Ok(())
     }
 
@@ -449,7 +457,7 @@ impl Hub {
             .is_some_and(|s| s.watchers.values().all(|w| w.abreast))
         {
             self.behind.remove(&id);
-            self.answer_progress(id, out);
+            self.answer_progress(out);
         }
         Ok(())
     }
@@ -457,11 +465,12 @@ impl Hub {
     /// Time passes: watchers that asked for it are told that there was nothing to tell.
     pub fn tick(&mut self, now: Duration, out: &mut Vec<Outgoing>) {
         self.now = now;
-        let header = self.header();
+        self.answer_progress(out);
+        let (header, revision) = (self.header(), self.revision);
         for (id, stream) in &mut self.streams {
             for (watch, watcher) in &mut stream.watchers {
                 if watcher.progress
-                    && watcher.abreast
+                    && watcher.is_at(revision)
                     && now.saturating_sub(watcher.last_told) >= PROGRESS_TIME
                 {
                     watcher.last_told = now;

@@ -508,3 +508,64 @@ fn issue_20221_a_watch_of_a_future_revision_tells_nothing_before_it() {
     let responses: Vec<WatchResponse> = out.into_iter().map(|(_, r)| r).collect();
     assert_eq!(revisions(&responses), [5, 6, 7, 8, 9]);
 }
+
+#[test]
+fn issue_20221_a_watch_of_a_future_revision_goes_on_from_no_earlier_one_after_progress() {
+    // The state may come change by change, or leap as when it is received whole.
+    for leaps in [false, true] {
+        let (mut hub, _) = hub_of(&[]);
+        let disk = SimulatedDisk::default();
+        let mut state = open(&disk);
+        let stream = hub.open();
+        let mut out = Vec::new();
+        let mut now = Duration::ZERO;
+        let request = WatchCreateRequest {
+            progress_notify: true,
+            ..watch_from(6)
+        };
+        hub.create(stream, request, &mut out);
+        assert!(out.remove(0).1.created);
+        for index in 1..=8 {
+            // Longer than the time between two notifications.
+            now += Duration::from_secs(700);
+            hub.tick(now, &mut out);
+            hub.ask_progress(stream, &mut out);
+            let applied = state
+                .apply(&[entry(index, &put("k", "v"))])
+                .expect("the state takes it");
+            let revision = index as i64 + 1;
+            let reader = Reader::new(&state.database()).expect("the state can be read");
+            if leaps {
+                hub.jumped(revision, 0);
+                hub.catch_up(stream, &reader, &mut out)
+            } else {
+                let reader = || Reader::new(&state.database());
+                hub.publish(revision, &applied[0].1.events, &reader, &mut out)
+            }
+            .expect("the state can be read");
+        }
+        now += Duration::from_secs(700);
+        hub.tick(now, &mut out);
+        let responses: Vec<WatchResponse> = out.into_iter().map(|(_, r)| r).collect();
+        assert_eq!(revisions(&responses), [6, 7, 8, 9], "leaps: {leaps}");
+        // A client goes on from where it was told that it is: never before what it asked for, nor before what it was told.
+        let mut next = 6;
+        let (mut of_watch, mut of_stream) = (0, 0);
+        for response in &responses {
+            if let Some(last) = revisions(std::slice::from_ref(response)).last() {
+                assert!(*last >= next, "leaps: {leaps}: {last} after {next}");
+                next = last + 1;
+            } else {
+                let told = response.header.map_or(0, |h| h.revision);
+                assert!(told + 1 >= next, "leaps: {leaps}: at {told}, told {next}");
+                next = told + 1;
+                match response.watch_id {
+                    -1 => of_stream += 1,
+                    _ => of_watch += 1,
+                }
+            }
+        }
+        assert_eq!(next, 10);
+        assert!(of_watch > 0 && of_stream > 0, "progress is told in the end");
+    }
+}
