@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
@@ -57,12 +57,16 @@ pub(super) fn router(services: Router, shared: Arc<Shared>) -> Router {
         ([(CONTENT_TYPE, "application/json")], body).into_response()
     };
     // Whoever does not speak gRPC is told so in HTTP's words.
-    let unknown = |headers: HeaderMap| async move {
+    let unknown = |uri: Uri, headers: HeaderMap| async move {
         let grpc = headers
             .get(CONTENT_TYPE)
             .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
         if grpc {
-            tonic::Status::unimplemented("").into_http::<tonic::body::Body>()
+            let what = match uri.path().starts_with("/etcdserverpb.Auth/") {
+                true => "etcdserver: users and roles are not supported",
+                false => "",
+            };
+            tonic::Status::unimplemented(what).into_http::<tonic::body::Body>()
         } else {
             (StatusCode::NOT_FOUND, "404 page not found\n")
                 .into_response()

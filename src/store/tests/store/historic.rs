@@ -1,5 +1,6 @@
 //! Bugs that etcd once had, each as a test named after its issue at github.com/etcd-io/etcd.
 
+mod auth;
 mod members;
 
 use std::sync::Arc;
