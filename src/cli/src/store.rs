@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use discovery::Place;
 use flags::{ADDRESS, Given, HOSTNAME, Read};
 use log::LevelFilter;
 use orlop_agent::connect::TlsFlags;
@@ -42,6 +43,8 @@ struct Start {
 struct Discovery {
     url: String,
     tls: TlsFlags,
+    /// A machine for which there is no place passes its clients on.
+    falls_back: bool,
 }
 
 impl Discovery {
@@ -53,10 +56,20 @@ impl Discovery {
             peer_urls,
             ..
         } = &*settings;
-        let found = discovery::find(&self.url, &self.tls, data_dir, name, peer_urls);
-        settings.bootstrap = Bootstrap::New {
-            members: found.map_err(|err| format!("discovery: {err}"))?,
-            token: self.url.clone(),
+        let found = discovery::find(
+            &self.url,
+            &self.tls,
+            data_dir,
+            name,
+            peer_urls,
+            self.falls_back,
+        );
+        settings.bootstrap = match found.map_err(|err| format!("discovery: {err}"))? {
+            Place::Member(members) => Bootstrap::New {
+                members,
+                token: self.url.clone(),
+            },
+            Place::Proxy(members) => Bootstrap::Proxy { members },
         };
         match settings.bad_peer_urls().first() {
             Some(url) => Err(format!(
@@ -270,8 +283,18 @@ fn parse(
             "-initial-cluster: members are reached at http://IP:PORT, not at {url:?}"
         ));
     }
+    let falls_back = match value("discovery-fallback").as_str() {
+        "proxy" | "" => true,
+        "exit" => false,
+        other => {
+            return Err(format!(
+                "invalid value {other:?} for flag -discovery-fallback: proxy or exit"
+            ));
+        }
+    };
     let discovery = given("discovery").map(|url| Discovery {
         url,
+        falls_back,
         tls: TlsFlags {
             authority: given("trusted-ca-file").map(PathBuf::from),
             certificate: given("cert-file").map(PathBuf::from),
@@ -731,7 +754,7 @@ mod tests {
                 ],
                 "exclude each other",
             ),
-            (&["--discovery-fallback=proxy"], "exit is all there is"),
+            (&["--discovery-fallback=wait"], "proxy or exit"),
         ] {
             let problem = parsed(args).expect_err("it must be refused");
             assert!(problem.contains(part), "{problem:?} should name {part:?}");

@@ -374,7 +374,8 @@ async fn serve(
     }
 }
 
-/// What the member begins with. A machine for which there is no place serves as a proxy until there is one.
+/// What the member begins with. A machine for which there is no place serves as a proxy until there is one, and without a token
+/// for good.
 async fn begin(
     disk: &Directory,
     settings: &Settings,
@@ -396,8 +397,12 @@ async fn begin(
                     member: 0,
                 });
             }
-            let joining = settings.bootstrap.joining().ok_or(ServeError::Gone)?;
-            Ok(proxy::serve(settings, joining, tls, listeners, members).await)
+            match settings.bootstrap.joining() {
+                Some(joining) => Ok(proxy::serve(settings, joining, tls, listeners, members).await),
+                None => {
+                    match proxy::serve_for_good(disk, settings, tls, listeners, members).await? {}
+                }
+            }
         }
     }
 }

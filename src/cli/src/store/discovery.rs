@@ -30,6 +30,15 @@ const EXISTS: u64 = 105;
 /// Members and their URLs for peers.
 pub(super) type Members = Vec<(String, Vec<String>)>;
 
+/// What a machine is in the cluster at the URL.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of these.
+    Member(Members),
+    /// None: these are all that there will be, and clients are passed on to them.
+    Proxy(Members),
+}
+
 /// Why there is no cluster at the URL.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum DiscoveryError {
@@ -65,8 +74,8 @@ struct Registered {
     created: u64,
 }
 
-/// The cluster at `url`, once all of its first members have come. What was found is kept in the data directory, and not asked
-/// for again.
+/// The place in the cluster at `url` of the machine with these URLs for peers, once all of its first members have come. What was
+/// found is kept in the data directory, and not asked for again. One for which there is no place is a proxy if it `falls_back`.
 ///
 /// # Errors
 /// [`DiscoveryError`]. A service that does not answer is asked again for as long as it takes.
@@ -76,16 +85,26 @@ pub(super) fn find(
     data_dir: &Path,
     name: &str,
     peer_urls: &[String],
-) -> Result<Members, DiscoveryError> {
+    falls_back: bool,
+) -> Result<Place, DiscoveryError> {
     let kept = data_dir.join(DISCOVERY_FILE);
     let text = fs::read_to_string(&kept).unwrap_or_default();
     if has_data(data_dir) {
         // It is in a cluster, whichever URL is given now.
         let first = text.lines().next().unwrap_or_default();
-        return Ok(unkept(&text, first).unwrap_or_default());
+        return Ok(Place::Member(unkept(&text, first).unwrap_or_default()));
     }
-    if let Some(members) = unkept(&text, url) {
-        return Ok(members);
+    let own_id = member_id(peer_urls, url);
+    let place = |members: Members| {
+        let mut ids = members.iter().map(|(_, urls)| member_id(urls, url));
+        match ids.any(|id| id == own_id) {
+            true => Ok(Place::Member(members)),
+            false if falls_back => Ok(Place::Proxy(members)),
+            false => Err(DiscoveryError::Full(members.len())),
+        }
+    };
+    if let Some(Ok(place)) = unkept(&text, url).map(place) {
+        return Ok(place);
     }
     let service = Service::new(url, tls)?;
     let own = peer_urls
@@ -93,13 +112,13 @@ pub(super) fn find(
         .map(|peer| format!("{name}={peer}"))
         .collect::<Vec<_>>()
         .join(",");
-    let id = format!("{:x}", member_id(peer_urls, url));
-    let members = members(&service.wait_for_all(&id, &own)?)?;
+    let members = members(&service.wait_for_all(&format!("{own_id:x}"), &own)?)?;
+    let place = place(members.clone())?;
     keep(&kept, url, &members).map_err(|err| DiscoveryError::Keep {
         path: kept.display().to_string(),
         err: err.to_string(),
     })?;
-    Ok(members)
+    Ok(place)
 }
 
 /// Whether there is a member in the directory, or was until its data was found damaged.
@@ -279,19 +298,16 @@ impl Service {
         Ok((registered(&value), answer.index))
     }
 
+    /// The members, once all are there; this machine is one of them if there is a place for it.
     fn wait_for_all(&self, id: &str, own: &str) -> Result<Vec<Registered>, DiscoveryError> {
         let size = self.size()?;
         let (there, _) = self.list()?;
-        if !is_in_time(&there, id, size) {
-            return Err(DiscoveryError::Full(size));
+        if is_in_time(&there, id, size) {
+            self.register(id, own)?;
         }
-        self.register(id, own)?;
         let mut told = 0;
         loop {
             let (mut there, index) = self.list()?;
-            if !is_in_time(&there, id, size) {
-                return Err(DiscoveryError::Full(size));
-            }
             if there.len() >= size {
                 there.truncate(size);
                 log::info!("discovery: all {size} members are there");
@@ -428,15 +444,18 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let find = |url: &str| {
             let peers = ["http://127.0.0.1:1".to_owned()];
-            super::find(url, &TlsFlags::default(), directory.path(), "a", &peers)
+            let tls = TlsFlags::default();
+            super::find(url, &tls, directory.path(), "a", &peers, true)
         };
         fs::write(directory.path().join(STATE_FILE), "").expect("it can be written");
-        assert_eq!(find("no URL"), Ok(Members::new()));
+        assert_eq!(find("no URL"), Ok(Place::Member(Members::new())));
         let found = vec![("b".to_owned(), vec!["http://b:1".to_owned()])];
         let path = directory.path().join(DISCOVERY_FILE);
         keep(&path, "http://d/x", &found).expect("it can be written");
-        assert_eq!(find("http://d/y"), Ok(found));
+        assert_eq!(find("http://d/y"), Ok(Place::Member(found.clone())));
         fs::remove_file(directory.path().join(STATE_FILE)).expect("it is there");
+        // It was not one of them, and still is not.
+        assert_eq!(find("http://d/x"), Ok(Place::Proxy(found)));
         assert_eq!(find("no URL"), Err(DiscoveryError::Url("no URL".into())));
     }
 

@@ -124,6 +124,11 @@ const FLAGS: &[Flag] = &[
         "URL at which the first members find one another, instead of --initial-cluster: http://HOST:PORT/v2/keys/… of any etcd or Orlop store, where …/_config/size is their number",
     ),
     flag(
+        "discovery-fallback",
+        "proxy",
+        "what a machine does that finds all places of the --discovery taken: proxy passes its clients on to the members, at the client URLs that they advertise; exit ends",
+    ),
+    flag(
         "token",
         "",
         "the secret by which machines are let into the cluster; with it a member needs no --initial-cluster",
@@ -221,7 +226,6 @@ const FLAGS: &[Flag] = &[
     refused("peer-crl-file", false),
     refused("cipher-suites", false),
     fixed("auth-token", "simple"),
-    fixed("discovery-fallback", "exit"),
     refused("discovery-proxy", false),
     refused("discovery-srv", false),
     refused("discovery-srv-name", false),

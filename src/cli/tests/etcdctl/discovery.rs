@@ -1,14 +1,14 @@
 //! First members that find one another at a URL: ours and Debian's, at our store and at Debian's.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use orlop_testing::free_address;
 
-use crate::sides::{Program, Server, Side, ours};
+use crate::sides::{Program, Server, Side, make_certificates, ours};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -18,6 +18,12 @@ struct Member {
     data_dir: PathBuf,
     client: SocketAddr,
     peer: SocketAddr,
+    /// Its `--discovery-fallback`, if one is given.
+    fallback: Option<&'static str>,
+    /// How clients are served.
+    scheme: &'static str,
+    /// Where its certificates are, if it has some.
+    certificates: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -29,21 +35,29 @@ impl Member {
             data_dir: directory.join(name),
             client: free_address(),
             peer: free_address(),
+            fallback: Some("exit"),
+            scheme: "http",
+            certificates: None,
             process: None,
         }
     }
 
     fn command(&self, url: &str) -> Command {
-        let flags = [
+        let scheme = self.scheme;
+        let mut flags = vec![
             format!("--name={}", self.name),
             format!("--data-dir={}", self.data_dir.display()),
-            format!("--listen-client-urls=http://{}", self.client),
-            format!("--advertise-client-urls=http://{}", self.client),
+            format!("--listen-client-urls={scheme}://{}", self.client),
+            format!("--advertise-client-urls={scheme}://{}", self.client),
             format!("--listen-peer-urls=http://{}", self.peer),
             format!("--initial-advertise-peer-urls=http://{}", self.peer),
             format!("--discovery={url}"),
-            "--discovery-fallback=exit".to_owned(),
         ];
+        let fallback = self.fallback.map(|f| format!("--discovery-fallback={f}"));
+        flags.extend(fallback);
+        if let Some(files) = &self.certificates {
+            flags.extend(certificate_flags(files));
+        }
         match self.server {
             Server::Etcd => {
                 let mut command = Command::new("etcd");
@@ -121,6 +135,15 @@ impl Drop for Member {
     }
 }
 
+fn certificate_flags(files: &Path) -> [String; 3] {
+    let flag = |flag: &str, file: &str| format!("--{flag}={}", files.join(file).display());
+    [
+        flag("cert-file", "crt"),
+        flag("key-file", "key"),
+        flag("trusted-ca-file", "ca"),
+    ]
+}
+
 /// A cluster of three of `members`, which find one another at one of `service`.
 fn three_meet(service: Server, members: Server) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -134,7 +157,8 @@ fn three_meet(service: Server, members: Server) {
     for member in &mut three {
         member.start(&url);
     }
-    let all = |list: &str| list.lines().filter(|l| l.contains(", started, ")).count() == 3;
+    // With the URLs for peers and for clients.
+    let all = |list: &str| list.matches("http://").count() == 6;
     let list = three[0].wait_for(&["member", "list"], all);
     for name in [", a, ", ", b, ", ", c, "] {
         assert!(list.contains(name), "{list}");
@@ -144,7 +168,7 @@ fn three_meet(service: Server, members: Server) {
         return;
     }
     // A restart asks nobody, and a member beyond the size finds no place.
-    let late = Member::new(members, "d", directory.path());
+    let mut late = Member::new(members, "d", directory.path());
     let (code, said) = late.fails(&url);
     assert_eq!(code, Some(1));
     assert!(said.contains("the cluster is full"), "{said}");
@@ -153,10 +177,24 @@ fn three_meet(service: Server, members: Server) {
         assert_eq!(code, Some(1));
         assert!(said.contains(part), "{said}");
     }
+    // Unless it is told to end, it passes its clients on.
+    late.fallback = None;
+    late.start(&url);
+    late.wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+    assert_eq!(late.etcdctl(&["member", "list"]), Some(list));
     drop(service);
-    three[2].kill();
-    three[2].start(&url);
-    three[2].wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
+    for i in [1, 2] {
+        three[i].kill();
+        late.wait_for(&["put", "k", &format!("{i} is away")], |said| said == "OK");
+        three[i].start(&url);
+        let all = ["get", "k", "--print-value-only"];
+        three[i].wait_for(&all, |said| said == format!("{i} is away"));
+    }
+    // It knows them without the service, and whichever answers.
+    late.kill();
+    three[0].kill();
+    late.start(&url);
+    late.wait_for(&["put", "k", "w"], |said| said == "OK");
 }
 
 #[test]
@@ -172,4 +210,49 @@ fn three_of_ours_meet_at_etcd() {
 #[test]
 fn three_of_debians_meet_at_our_store() {
     three_meet(Server::Ours, Server::Etcd);
+}
+
+#[test]
+fn a_proxy_shows_members_the_machines_certificate() {
+    let directory = tempfile::tempdir().expect("a directory");
+    make_certificates(directory.path());
+    let mut service = Side::new(Program::Debians, Server::Ours, directory.path());
+    let url = format!("http://{}/v2/keys/d", service.address());
+    let set = service.run("2", &["set", "/d/_config/size", "1"], "");
+    assert_eq!(set.code, Some(0));
+    let [mut member, mut proxy, mut stranger] = ["a", "b", "c"].map(|name| {
+        let mut machine = Member::new(Server::Ours, name, directory.path());
+        machine.certificates = Some(directory.path().to_owned());
+        machine.fallback = Some("proxy");
+        machine
+    });
+    member.scheme = "https";
+    member.start(&url);
+    // Only now is its place surely taken.
+    let end = Instant::now() + PATIENCE;
+    while !service.run("2", &["ls", "/d"], "").out.contains("/d/") {
+        assert!(Instant::now() < end, "it does not register");
+    }
+    proxy.start(&url);
+    proxy.wait_for(&["put", "k", "v"], |said| said == "OK");
+    let members = proxy.wait_for(&["member", "list"], |said| !said.is_empty());
+    assert!(
+        members.contains(&format!("https://{}", member.client)),
+        "{members}"
+    );
+    // One that has none gets nobody through.
+    stranger.certificates = None;
+    stranger.start(&url);
+    let end = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match TcpStream::connect(stranger.client) {
+            Ok(stream) => break stream,
+            Err(err) => assert!(Instant::now() < end, "{err}"),
+        }
+    };
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it can be set");
+    let read = stream.read_to_end(&mut Vec::new());
+    assert_eq!(read.expect("it hangs up"), 0);
 }

@@ -53,7 +53,7 @@ pub(crate) struct Outcome {
 }
 
 /// An authority, another one, and a certificate for loopback and its key, that serves both sides.
-fn make_certificates(directory: &Path) {
+pub(crate) fn make_certificates(directory: &Path) {
     let authority = Authority::new().expect("an authority");
     let other = Authority::new().expect("an authority");
     let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");

@@ -12,7 +12,7 @@ use super::peers::ask_members;
 use super::refetch::{self, Lost};
 use super::shared::random_u64;
 use super::tls::PeerTls;
-use super::{Settings, peers};
+use super::{Settings, peers, proxy};
 use crate::disk::Disk;
 use crate::proto::etcdserverpb::Member;
 use crate::state::{Genesis, State, StateError};
@@ -41,6 +41,11 @@ pub enum Bootstrap {
     },
     /// One that is let in by a token, or makes the cluster.
     Join(Joining),
+    /// None: clients are passed on to the members of a cluster.
+    Proxy {
+        /// Some of them: name and URLs for peers.
+        members: Vec<(String, Vec<String>)>,
+    },
 }
 
 impl Bootstrap {
@@ -122,6 +127,11 @@ pub(super) async fn first(
             })
         }
         Bootstrap::Existing { members } => added(settings, tls, members).await,
+        Bootstrap::Proxy { members } => {
+            let urls = members.iter().flat_map(|(_, urls)| urls).cloned();
+            let members = proxy::find_members(disk, urls, tls.as_ref()).await;
+            return Ok(Found::Proxy(members));
+        }
     };
     first.map(Found::Member)
 }
@@ -243,9 +253,9 @@ impl Settings {
     pub fn bad_peer_urls(&self) -> Vec<&String> {
         let all = match &self.bootstrap {
             Bootstrap::Alone | Bootstrap::Join(_) => Vec::new(),
-            Bootstrap::New { members, .. } | Bootstrap::Existing { members } => {
-                members.iter().flat_map(|(_, urls)| urls).collect()
-            }
+            Bootstrap::New { members, .. }
+            | Bootstrap::Existing { members }
+            | Bootstrap::Proxy { members } => members.iter().flat_map(|(_, urls)| urls).collect(),
         };
         all.into_iter()
             .filter(|url| peers::address_of(url).is_none())

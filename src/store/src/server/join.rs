@@ -287,7 +287,7 @@ fn way_to(address: SocketAddr) -> Option<IpAddr> {
     of_use.then_some(ip)
 }
 
-fn own_addresses() -> Vec<IpAddr> {
+pub(super) fn own_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
         return Vec::new();
     };

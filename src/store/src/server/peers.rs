@@ -245,7 +245,8 @@ pub fn address_of(url: &str) -> Option<SocketAddr> {
     rest.parse().ok()
 }
 
-async fn connect(urls: &[String], tls: Option<&PeerTls>) -> io::Result<Io> {
+/// Calls whoever is at one of these URLs, by TLS at `https://` ones.
+pub(super) async fn connect(urls: &[String], tls: Option<&PeerTls>) -> io::Result<Io> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "it has no URL with an address");
     for url in urls {
         let Some(address) = address_of(url) else {

@@ -161,7 +161,9 @@ pub(super) fn settle(
 fn configured_peers(settings: &Settings) -> Vec<String> {
     let mut urls: Vec<String> = match &settings.bootstrap {
         Bootstrap::Alone => Vec::new(),
-        Bootstrap::New { members, .. } | Bootstrap::Existing { members } => {
+        Bootstrap::New { members, .. }
+        | Bootstrap::Existing { members }
+        | Bootstrap::Proxy { members } => {
             members.iter().flat_map(|(_, urls)| urls.clone()).collect()
         }
         Bootstrap::Join(joining) => {
