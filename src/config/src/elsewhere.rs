@@ -56,16 +56,12 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ),
     ("fleet.verify_units", "units are not signed"),
     (
-        "store.discovery_fallback",
-        "a member that finds the cluster full ends; with store.token it passes its clients on",
-    ),
-    (
         "store.discovery_srv",
         "names in DNS are not asked for: give store.token and store.join, or store.discovery",
     ),
     (
         "store.proxy",
-        "with store.token a machine passes its clients on when there are five members",
+        "with store.token a machine passes its clients on when there are five members, and with store.discovery when its places are taken",
     ),
     ("store.data_dir", "the data is in /var/lib/orlop/store"),
     ("fqdn", "use hostname"),

@@ -160,6 +160,8 @@ record! {
         pub initial_cluster_state: Option<Sourced<String>>,
         /// The URL at which the first members find one another, instead of a token: keys of any etcd or Orlop store's v2 API.
         pub discovery: Option<Sourced<String>>,
+        /// What a machine does that finds all places taken there: `proxy` (its clients are passed on to the members), or `exit`.
+        pub discovery_fallback: Option<Sourced<String>>,
         /// Tells clusters of the same first members apart.
         pub initial_cluster_token: Option<Sourced<String>>,
         /// The certificate for clients at https:// URLs, a path.

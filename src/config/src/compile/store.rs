@@ -45,6 +45,7 @@ fn values(store: &Store) -> Vec<(&'static str, String, &Source)> {
         ("initial_cluster_state", &store.initial_cluster_state),
         ("initial_cluster_token", &store.initial_cluster_token),
         ("discovery", &store.discovery),
+        ("discovery_fallback", &store.discovery_fallback),
         ("cert_file", &store.cert_file),
         ("key_file", &store.key_file),
         ("trusted_ca_file", &store.trusted_ca_file),

@@ -440,12 +440,12 @@ fn etcd2_of_coreos_is_the_store() {
     );
     let meeting = self::plan(
         "#cloud-config\ncoreos:\n  etcd2:\n    discovery: http://10.0.0.9:2379/v2/keys/discovery/t\n    \
-         initial-advertise-peer-urls: http://$private_ipv4:2380\n",
+         discovery-fallback: exit\n    initial-advertise-peer-urls: http://$private_ipv4:2380\n",
     );
     assert_eq!(meeting.problems, []);
     assert_eq!(
         content(&meeting, "/run/orlop/store.env"),
-        "ETCD_DISCOVERY=\"http://10.0.0.9:2379/v2/keys/discovery/t\"\n\
+        "ETCD_DISCOVERY=\"http://10.0.0.9:2379/v2/keys/discovery/t\"\nETCD_DISCOVERY_FALLBACK=\"exit\"\n\
          ETCD_INITIAL_ADVERTISE_PEER_URLS=\"http://\\$private_ipv4:2380\"\n"
     );
 }
