@@ -3,10 +3,10 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use orlop_testing::free_address;
+use orlop_testing::{Process, free_address};
 
 use crate::sides::{Program, Server, Side, make_certificates, ours};
 
@@ -24,7 +24,7 @@ struct Member {
     scheme: &'static str,
     /// Where its certificates are, if it has some.
     certificates: Option<PathBuf>,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 impl Member {
@@ -69,19 +69,14 @@ impl Member {
     }
 
     fn start(&mut self, url: &str) {
-        let child = self
-            .command(url)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.process = Some(child.expect("it starts"));
+        let log = self.data_dir.with_extension("log");
+        let process = Process::spawn(self.command(url).stdin(Stdio::null()), &log);
+        self.process = Some(process.expect("it starts"));
     }
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+            process.kill();
         }
     }
 
@@ -126,12 +121,6 @@ impl Member {
             assert!(Instant::now() < end, "{} {words:?}: {said:?}", self.name);
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
