@@ -313,8 +313,8 @@ impl Side {
     /// Takes out what differs from one run to the next: addresses, random ids, times, sizes.
     fn normalised(&self, text: &str) -> String {
         let rules = [
-            (r"[ ]?\b[0-9a-f]{13,16}\b", "ID"),
-            (r"\b[0-9]{16,20}\b", "ID"),
+            (r" *\b[0-9a-f]{13,16}\b", "ID"),
+            (r" *\b[0-9]{16,20}\b", "ID"),
             (r"took = .*", "took"),
             (r#""took":"[^"]*""#, "took"),
             (r#""Took" : .*"#, "took"),
