@@ -254,8 +254,8 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
     if let Some(url) = joining.seeds.iter().find(is_own) {
         return vec![url.clone()];
     }
-    let ways = seeds.into_iter().chain([WORLD]);
-    ways.filter_map(way_to)
+    let ways = seeds.into_iter().filter_map(way_to);
+    ways.chain(own_address())
         .next()
         .map(|ip| {
             let scheme = if settings.tls.peers.is_some() {
@@ -269,9 +269,24 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
         .collect()
 }
 
-/// The address of this machine from which it reaches the rest of the world, if it has one.
+/// The address of this machine from which it reaches the rest of the world; in a network without a way out, the first one
+/// that is not for this machine alone.
 pub fn own_address() -> Option<IpAddr> {
-    way_to(WORLD)
+    way_to(WORLD).or_else(|| {
+        let mut addresses = interface_addresses().filter(|(interface, ip)| {
+            // The containers' bridge is known to this machine alone.
+            !interface.starts_with("orlop") && !is_local(*ip)
+        });
+        addresses.next().map(|(_, ip)| ip)
+    })
+}
+
+/// Whether an address means another machine elsewhere: loopback's, and those of one link (RFC 3927, RFC 4291, 2.5.6).
+fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+    }
 }
 
 /// The address from which the kernel would send there.
@@ -288,16 +303,18 @@ fn way_to(address: SocketAddr) -> Option<IpAddr> {
 }
 
 pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
-        return Vec::new();
-    };
-    interfaces
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .collect()
+    interface_addresses().map(|(_, ip)| ip).collect()
+}
+
+/// The addresses of this machine, each with its interface's name.
+fn interface_addresses() -> impl Iterator<Item = (String, IpAddr)> {
+    let interfaces = nix::ifaddrs::getifaddrs().ok().into_iter().flatten();
+    interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))?;
+        Some((interface.interface_name, ip))
+    })
 }
 
 impl Shared {
