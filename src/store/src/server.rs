@@ -408,10 +408,7 @@ async fn begin(
 }
 
 /// Clients, as they connect.
-fn clients(
-    listener: Arc<TcpListener>,
-    tls: Option<TlsAcceptor>,
-) -> impl Stream<Item = io::Result<Io>> {
+fn clients(listener: Arc<TcpListener>, tls: Option<TlsAcceptor>) -> impl Stream<Item = Io> {
     let (sender, streams) = tokio::sync::mpsc::channel(ACCEPT_AHEAD);
     tokio::spawn(async move {
         loop {
@@ -424,7 +421,7 @@ fn clients(
                     // Answers are small, and clients wait for them.
                     let _ = stream.set_nodelay(true);
                     let Some(tls) = tls.clone() else {
-                        if sender.send(Ok(Io::Plain(stream))).await.is_err() {
+                        if sender.send(Io::Plain(stream)).await.is_err() {
                             return;
                         }
                         continue;
@@ -434,7 +431,7 @@ fn clients(
                     tokio::spawn(async move {
                         match tls::accept_client(&tls, stream).await {
                             // Nothing is sent to a server that has stopped.
-                            Ok(stream) => drop(sender.send(Ok(stream)).await),
+                            Ok(stream) => drop(sender.send(stream).await),
                             Err(err) => log::debug!("a client's TLS: {err}"),
                         }
                     });

@@ -1,7 +1,6 @@
 //! Clients' connections: HTTP/1.1 and HTTP/2 on one port.
 
 use std::convert::Infallible;
-use std::io;
 
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
@@ -32,12 +31,9 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Future = BoxFuture<Self::Response, Self::Error>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let path = request.uri().path().as_bytes();
-        let service = path.strip_prefix(b"/").unwrap_or_default();
-        if service
-            .strip_prefix(SERVICE_NAME.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b'/'))
-        {
+        let path = request.uri().path().strip_prefix('/');
+        let method = path.and_then(|path| path.strip_prefix(SERVICE_NAME));
+        if method.is_some_and(|method| method.starts_with('/')) {
             return self.keyspace.clone().call(request);
         }
         let answer = self.others.clone().call(request);
@@ -47,7 +43,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
 
 /// Serves clients as they come, until it is to stop and they have gone.
 pub(super) async fn serve(
-    clients: impl Stream<Item = io::Result<Io>>,
+    clients: impl Stream<Item = Io>,
     front: Front,
     stop: watch::Receiver<bool>,
 ) {
@@ -57,10 +53,9 @@ pub(super) async fn serve(
         loop {
             tokio::select! {
                 client = clients.next() => match client {
-                    Some(Ok(client)) => {
+                    Some(client) => {
                         connections.spawn(connection(client, front.clone(), stop.clone()));
                     }
-                    Some(Err(err)) => log::debug!("a client's connection: {err}"),
                     None => break,
                 },
                 Some(_) = connections.join_next() => {}

@@ -242,11 +242,6 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
         return settings.peer_urls.clone();
     }
     let addresses = own_addresses();
-    let seeds: Vec<SocketAddr> = joining
-        .seeds
-        .iter()
-        .filter_map(|url| address_of(url))
-        .collect();
     let port = settings.peer_listen.first().map_or(PEER_PORT, |a| a.port());
     let is_own = |seed: &&String| {
         address_of(seed).is_some_and(|a| addresses.contains(&a.ip()) && a.port() == port)
@@ -254,9 +249,10 @@ pub(super) fn own_urls(settings: &Settings, joining: &Joining) -> Vec<String> {
     if let Some(url) = joining.seeds.iter().find(is_own) {
         return vec![url.clone()];
     }
-    let ways = seeds.into_iter().filter_map(way_to);
-    ways.chain(own_address())
-        .next()
+    let mut seeds = joining.seeds.iter().filter_map(|url| address_of(url));
+    seeds
+        .find_map(way_to)
+        .or_else(own_address)
         .map(|ip| {
             let scheme = if settings.tls.peers.is_some() {
                 "https"

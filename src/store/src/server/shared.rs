@@ -1,7 +1,6 @@
 //! What the services share: the way to the member's thread, the state for reading, the watches.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ pub(super) struct Shared {
     pub(super) data_dir: std::path::PathBuf,
     token: Option<Token>,
     /// Clients that come by way of machines without a member.
-    tunnels: UnboundedSender<io::Result<Io>>,
+    tunnels: UnboundedSender<Io>,
 }
 
 /// The watches, and where the responses of each stream go.
@@ -81,7 +80,7 @@ impl Shared {
         settings: &Settings,
         lanes: Arc<Lanes>,
         inputs: mpsc::Sender<Input<Ticket>>,
-        tunnels: UnboundedSender<io::Result<Io>>,
+        tunnels: UnboundedSender<Io>,
     ) -> Result<Self, ServeError> {
         let owner = node.owner();
         lanes.follow(node.roster(), owner);
@@ -120,7 +119,7 @@ impl Shared {
     /// Serves a client that came by way of another machine.
     pub(super) fn take_tunnel(&self, stream: Io) {
         // When the server stops, there is no one to serve it any more.
-        let _ = self.tunnels.send(Ok(stream));
+        let _ = self.tunnels.send(stream);
     }
 
     /// A member is at other URLs than the roster knows.
