@@ -175,7 +175,7 @@ impl Cluster {
     /// # Errors
     /// They do not within [`PATIENCE`], or there is no etcdctl.
     pub fn until_voters(&mut self, member: usize, count: usize) -> Result<String> {
-        let port = orlop_testing::free_port().context("every port of loopback is in use")?;
+        let port = orlop_testing::free_port()?;
         let _forwarded = self.ssh(member)?.forward(port, 2379)?;
         let mut last = String::new();
         let deadline = Instant::now() + PATIENCE;

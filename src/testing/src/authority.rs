@@ -1,5 +1,7 @@
 //! Certificates for servers and clients under test.
 
+use std::path::Path;
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// An authority that nobody trusts who is not told to.
@@ -48,5 +50,22 @@ impl Authority {
             certificate: params.signed_by(&key, &self.issuer)?.pem(),
             key: key.serialize_pem(),
         })
+    }
+}
+
+/// Writes an authority (`ca`), a certificate for 127.0.0.1 (`crt`) and its key (`key`), which serve both sides, into a directory.
+///
+/// # Panics
+///
+/// If they cannot be made or written.
+pub fn write_certificates(directory: &Path) {
+    let authority = Authority::new().expect("an authority");
+    let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");
+    for (name, text) in [
+        ("ca", &authority.pem),
+        ("crt", &signed.certificate),
+        ("key", &signed.key),
+    ] {
+        std::fs::write(directory.join(name), text).expect("it can be written");
     }
 }

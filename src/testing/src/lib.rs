@@ -4,6 +4,6 @@ mod authority;
 mod ports;
 mod process;
 
-pub use authority::{Authority, Signed};
+pub use authority::{Authority, Signed, write_certificates};
 pub use ports::{free_address, free_port};
 pub use process::{Process, log_to_stderr};

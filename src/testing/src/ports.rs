@@ -5,6 +5,7 @@
 //! reaches itself. So ports come from below the range that the kernel chooses from (`ip(7)`, `ip_local_port_range`), and
 //! each is held by name for as long as the process that asked for it lives.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
@@ -19,9 +20,12 @@ const DEFAULT_END: u16 = 32_768;
 static HELD: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
 
 /// A port of 127.0.0.1 that no other caller is given, in this process or another of this network namespace, while this
-/// process lives; `None` if all are in use.
-#[must_use]
-pub fn free_port() -> Option<u16> {
+/// process lives.
+///
+/// # Errors
+///
+/// If all are in use.
+pub fn free_port() -> io::Result<u16> {
     let end = end_of_range();
     let count = u32::from(end - FIRST);
     // Processes begin at different places; most of them find their first port free.
@@ -38,10 +42,11 @@ pub fn free_port() -> Option<u16> {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             let mut all = HELD.lock().unwrap_or_else(|err| err.into_inner());
             all.push(held);
-            return Some(port);
+            return Ok(port);
         }
     }
-    None
+    let all = format!("the ports of loopback from {FIRST} to {end} are all in use");
+    Err(io::Error::new(io::ErrorKind::AddrInUse, all))
 }
 
 /// The same as an address.
@@ -77,7 +82,9 @@ mod tests {
     fn threads_are_given_different_ports_that_can_be_listened_at() {
         let ports = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..50).filter_map(|_| free_port()).collect::<Vec<_>>()))
+                .map(|_| {
+                    scope.spawn(|| (0..50).filter_map(|_| free_port().ok()).collect::<Vec<_>>())
+                })
                 .collect();
             threads
                 .into_iter()

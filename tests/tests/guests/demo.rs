@@ -282,7 +282,7 @@ fn kept(demo: &mut Scenario, starts: u64, visits: u64, identity: &str) {
 
 /// Runs the host's etcdctl against the guest's store, which listens on the guest's own loopback.
 fn etcdctl(guest: &mut Guest, arguments: &[&str]) -> Result<String> {
-    let port = orlop_testing::free_port().context("every port of loopback is in use")?;
+    let port = orlop_testing::free_port()?;
     let _forwarded = guest.ssh()?.forward(port, 2379)?;
     let output = Command::new("etcdctl")
         .env("ETCDCTL_API", "3")

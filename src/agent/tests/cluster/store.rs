@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use orlop_agent::client::Client;
 use orlop_agent::connect::TlsFlags;
 use orlop_store::server::{Tls, TlsFiles};
-use orlop_testing::{Authority, free_address};
+use orlop_testing::{free_address, write_certificates};
 
 /// Where a child process of the test finds what to serve.
 const DATA_DIR: &str = "ORLOP_AGENT_TEST_DATA_DIR";
@@ -73,19 +73,6 @@ pub(crate) struct Store {
     process: Child,
 }
 
-/// An authority, and a certificate for loopback and its key, that serves both sides.
-fn make_certificates(directory: &Path) {
-    let authority = Authority::new().expect("an authority");
-    let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");
-    for (name, text) in [
-        ("ca", &authority.pem),
-        ("crt", &signed.certificate),
-        ("key", &signed.key),
-    ] {
-        std::fs::write(directory.join(name), text).expect("it can be written");
-    }
-}
-
 fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Child {
     let data_dir = directory.join("data");
     let [ca, crt, key] = ["ca", "crt", "key"].map(|name| directory.join(name));
@@ -140,7 +127,7 @@ impl Store {
     pub(crate) fn new(kind: Kind, tls: bool) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         if tls {
-            make_certificates(directory.path());
+            write_certificates(directory.path());
         }
         let address = free_address();
         let process = spawn(kind, directory.path(), address, tls);

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use orlop_testing::{Process, free_address};
+use orlop_testing::{Process, free_address, write_certificates};
 
-use crate::sides::{Program, Server, Side, make_certificates, ours};
+use crate::sides::{Program, Server, Side, ours};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -204,7 +204,7 @@ fn three_of_debians_meet_at_our_store() {
 #[test]
 fn a_proxy_shows_members_the_machines_certificate() {
     let directory = tempfile::tempdir().expect("a directory");
-    make_certificates(directory.path());
+    write_certificates(directory.path());
     let mut service = Side::new(Program::Debians, Server::Ours, directory.path());
     let url = format!("http://{}/v2/keys/d", service.address());
     let set = service.run("2", &["set", "/d/_config/size", "1"], "");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use orlop_testing::{Authority, free_address};
+use orlop_testing::{Authority, free_address, write_certificates};
 use regex::Regex;
 
 /// Where a child process of the test finds its arguments, with 0x1f between.
@@ -52,19 +52,11 @@ pub(crate) struct Outcome {
     pub(crate) errors: String,
 }
 
-/// An authority, another one, and a certificate for loopback and its key, that serves both sides.
-pub(crate) fn make_certificates(directory: &Path) {
-    let authority = Authority::new().expect("an authority");
+/// The certificates for loopback, and another authority.
+fn make_certificates(directory: &Path) {
+    write_certificates(directory);
     let other = Authority::new().expect("an authority");
-    let signed = authority.sign(&["127.0.0.1"]).expect("a certificate");
-    for (name, text) in [
-        ("ca", &authority.pem),
-        ("other-ca", &other.pem),
-        ("crt", &signed.certificate),
-        ("key", &signed.key),
-    ] {
-        std::fs::write(directory.join(name), text).expect("it can be written");
-    }
+    std::fs::write(directory.join("other-ca"), other.pem).expect("it can be written");
 }
 
 /// Our binary's program, as a child of the test.
