@@ -117,9 +117,9 @@ fn mounts_and_slices(rigging: &mut Scenario) {
         "a service has the mount and the slice that it needs, and their limits",
         "systemctl start inside.service; until_true '[ -s /run/inside ]'; cat /run/inside; show run-hold.mount SubState
          cat /sys/fs/cgroup/deck.slice/deck-upper.slice/pids.max /sys/fs/cgroup/deck.slice/deck-upper.slice/memory.max
-         wc -l </sys/fs/cgroup/deck.slice/deck-upper.slice/inside.service/cgroup.procs
+         until_true '[ $(wc -l </sys/fs/cgroup/deck.slice/deck-upper.slice/inside.service/cgroup.procs) = 1 ]'
          systemctl stop run-hold.mount; systemctl is-active inside.service run-hold.mount; grep -c ' /run/hold ' /proc/mounts",
-        &["1", "mounted", "20", "67108864", "1", "inactive", "inactive", "0"],
+        &["1", "mounted", "20", "67108864", "inactive", "inactive", "0"],
     );
     prints(
         rigging,
@@ -139,21 +139,23 @@ fn services_of_every_type(rigging: &mut Scenario) {
          old=$(cat /run/daemon.pid); rm /run/daemon.pid; kill -9 $old
          until_true '[ -s /run/daemon.pid ] && [ \"$(show daemon.service MainPID)\" = \"$(cat /run/daemon.pid)\" ]' && echo again
          systemctl stop daemon.service; ps | grep -c '[s]leep 77777'
-         systemctl start lone.service; tr '\\0' ' ' </proc/$(show lone.service MainPID)/cmdline; echo
+         systemctl start lone.service; main=$(show lone.service MainPID)
+         until_true 'tr \\\\0 \" \" </proc/$main/cmdline | grep \"^sleep 66666 \"'
          systemctl stop lone.service; systemctl is-active lone.service",
         &["known", "again", "0", "sleep 66666 ", "inactive"],
     );
     prints(
         rigging,
         "a service that gives no sign of life is ended by its watchdog",
-        "systemctl start bitten.service; systemctl is-active bitten.service
+        "systemctl start bitten.service && echo ready
          until_true '[ \"$(systemctl is-active bitten.service)\" = failed ]'; show bitten.service Result",
-        &["active", "watchdog"],
+        &["ready", "watchdog"],
     );
     prints(
         rigging,
         "delays before restarts grow as RestartSteps= says",
         "systemctl start slow.service; until_true '[ $(show slow.service NRestarts) -ge 4 ]'
+         until_true 'journalctl --no-pager -o cat -u slow.service | grep -q \"restart 4 in\"'
          journalctl --no-pager -o cat -u slow.service | grep -o 'restart [14] in [0-9]*ms'; systemctl stop slow.service",
         &[
             "restart 1 in 100ms",
@@ -321,9 +323,11 @@ fn another_pid_1_goes_on(rigging: &mut Scenario) {
     );
 }
 
-/// Writes an instruction that the processor refuses to where PID 1 goes on when its wait for events ends.
+/// Writes an instruction that the processor refuses to where PID 1 goes on when its wait for events ends. One that does not
+/// wait (232, epoll_wait) is left alone until it does.
 const FAULT: &str = "\
 strike() {
+    until_true 'grep -q \"^232 \" /proc/1/syscall'
     set -- $(cat /proc/1/syscall); eval \"address=\\${$#}\"
     printf '\\017\\013' | dd of=/proc/1/mem bs=1 seek=$((address)) conv=notrunc
     kill -CHLD 1
