@@ -9,6 +9,7 @@ mod compare;
 mod connection;
 mod failover;
 mod million;
+mod unary;
 mod watchers;
 
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use orlop_store::proto::etcdserverpb::kv_client::KvClient;
-use orlop_store::proto::etcdserverpb::{PutRequest, RangeRequest};
+use orlop_store::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
+use unary::{Connection, Method};
 
 /// Clients that share a connection.
 const CLIENTS_PER_CONNECTION: usize = 4;
@@ -26,11 +27,6 @@ const VALUE_BYTES: usize = 256;
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-    };
     match words[..] {
         ["serve", address, directory] => serve(address, directory, None),
         ["serve", address, directory, name, peer, members] => {
@@ -60,6 +56,12 @@ fn main() -> Result<()> {
              load serve ADDRESS DIRECTORY [NAME PEER NAME=URL,…] | load sync DIRECTORY SECONDS"
         ),
     }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<()> {
@@ -118,45 +120,32 @@ fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
     })
 }
 
-/// Keeps so many clients busy for that time.
+/// Keeps so many clients busy for that time. They are divided among as many threads as the machine has processors: clients of one
+/// thread are answered and ask again all together, and the server would have nothing to do meanwhile.
 async fn load(work: Work, address: &str, clients: usize, time: Duration) -> Result<Rate> {
-    let mut connections = Vec::new();
-    for _ in 0..clients.div_ceil(CLIENTS_PER_CONNECTION) {
-        connections.push(connection::connect(address).await?);
-    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let connections = clients.div_ceil(CLIENTS_PER_CONNECTION);
+    let threads = threads.min(connections);
     let numbers = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for client in 0..clients {
-        let mut kv = KvClient::new(connections[client / CLIENTS_PER_CONNECTION].clone());
-        let numbers = Arc::clone(&numbers);
-        tasks.spawn(async move {
-            let mut times = Vec::new();
-            while start.elapsed() < time {
-                let key = format!("{:08}", numbers.fetch_add(1, Ordering::Relaxed)).into_bytes();
-                let begun = Instant::now();
-                if work == Work::Put {
-                    kv.put(PutRequest {
-                        key,
-                        value: vec![7; VALUE_BYTES],
-                        ..PutRequest::default()
-                    })
-                    .await?;
-                } else {
-                    kv.range(RangeRequest {
-                        key: b"00000000".to_vec(),
-                        serializable: work == Work::SerializableGet,
-                        ..RangeRequest::default()
-                    })
-                    .await?;
-                }
-                times.push(begun.elapsed());
-            }
-            Ok::<_, tonic::Status>(times)
+    let mut parts = tokio::task::JoinSet::new();
+    for thread in 0..threads {
+        let share = |all: usize| (all + threads - 1 - thread) / threads;
+        let (address, numbers) = (address.to_owned(), Arc::clone(&numbers));
+        let (connections, clients) = (share(connections), share(clients));
+        parts.spawn_blocking(move || {
+            runtime()?.block_on(clients_of_a_thread(
+                work,
+                &address,
+                connections,
+                clients,
+                numbers,
+                start + time,
+            ))
         });
     }
     let mut times = Vec::new();
-    while let Some(done) = tasks.join_next().await {
+    while let Some(done) = parts.join_next().await {
         times.extend(done??);
     }
     times.sort_unstable();
@@ -165,6 +154,57 @@ async fn load(work: Work, address: &str, clients: usize, time: Duration) -> Resu
         time: start.elapsed(),
         clients,
     })
+}
+
+/// Keeps clients busy until `end`, and gives the time that each operation took.
+async fn clients_of_a_thread(
+    work: Work,
+    address: &str,
+    connections: usize,
+    clients: usize,
+    numbers: Arc<AtomicU64>,
+    end: Instant,
+) -> Result<Vec<Duration>> {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        open.push(Connection::open(address).await?);
+    }
+    let put = Method::new(address, "/etcdserverpb.KV/Put")?;
+    let range = Method::new(address, "/etcdserverpb.KV/Range")?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for connection in open.iter().cycle().take(clients) {
+        let (connection, put, range) = (connection.clone(), put.clone(), range.clone());
+        let numbers = Arc::clone(&numbers);
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                let key = format!("{:08}", numbers.fetch_add(1, Ordering::Relaxed)).into_bytes();
+                let begun = Instant::now();
+                if work == Work::Put {
+                    let request = PutRequest {
+                        key,
+                        value: vec![7; VALUE_BYTES],
+                        ..PutRequest::default()
+                    };
+                    connection.call::<PutResponse>(&put, &request).await?;
+                } else {
+                    let request = RangeRequest {
+                        key: b"00000000".to_vec(),
+                        serializable: work == Work::SerializableGet,
+                        ..RangeRequest::default()
+                    };
+                    connection.call::<RangeResponse>(&range, &request).await?;
+                }
+                times.push(begun.elapsed());
+            }
+            Ok::<_, anyhow::Error>(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(done??);
+    }
+    Ok(times)
 }
 
 /// What clients ask for.
