@@ -61,10 +61,14 @@ impl<T> Node<T> {
     }
 
     pub(super) fn compact(&mut self) -> Result<(), NodeError> {
+        let before = self.state.live_bytes;
         match self.state.compact_some(COMPACT_RECORDS) {
             Err(err) if err.is_full() => self.recover()?,
             other => other?,
         }
+        // What is removed is written with the next checkpoint, as what is added is: one for all of it would keep puts waiting.
+        let freed = before.saturating_sub(self.state.live_bytes);
+        self.unsaved_bytes += usize::try_from(freed).unwrap_or(0);
         self.unsaved_since.get_or_insert(self.now);
         let done = self.state.compacted;
         for (revision, ticket, answer) in std::mem::take(&mut self.compacting) {

@@ -28,6 +28,8 @@ use crate::state::STATE_FILE;
 const SNAPSHOT_PART_BYTES: usize = 64 << 10;
 /// Messages of a snapshot that wait for the client.
 const SNAPSHOT_PARTS_AHEAD: usize = 4;
+/// How far what reads a snapshot steps back behind those who wait for an answer.
+const SNAPSHOT_NICENESS: i32 = 15;
 
 #[derive(Debug)]
 pub(super) struct Maintenance(pub(super) Arc<Shared>);
@@ -128,6 +130,9 @@ impl maintenance_server::Maintenance for Maintenance {
         let mut header = self.0.present_header()?;
         let (parts, stream) = tokio::sync::mpsc::channel(SNAPSHOT_PARTS_AHEAD);
         tokio::task::spawn_blocking(move || {
+            // Of this thread alone (setpriority(2), "C library/kernel differences"). Without it, each of a put's few
+            // threads waits its turn behind this one. Where it cannot be had, puts are slower meanwhile.
+            let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICENESS);
             loop {
                 let part = match saving.part(SNAPSHOT_PART_BYTES) {
                     Ok(Some((blob, remaining_bytes))) => Ok(SnapshotResponse {
