@@ -1,7 +1,12 @@
 //! A cluster of one: units that fleetctl places on the machine that it is asked on.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
+use orlop_qemu::guest::Network;
+use orlop_qemu::process;
+use orlop_testing::Process;
 use orlop_tests::{Scenario, products};
 
 const USER_DATA: &str = "#cloud-config
@@ -181,4 +186,89 @@ fn a_store_that_wants_certificates_serves_the_machine_that_has_them() {
     );
     alone.power_off();
     alone.finish();
+}
+
+/// As people wrote it for CoreOS; DISCOVERY is the URL.
+const FOUND_BY_URL: &str = "#cloud-config
+hostname: found
+data:
+  disk: serial=orlop-data
+coreos:
+  etcd2:
+    name: found
+    discovery: DISCOVERY
+    initial-advertise-peer-urls: http://$private_ipv4:2380
+    listen-peer-urls: http://$private_ipv4:2380
+    advertise-client-urls: http://$private_ipv4:2379
+    listen-client-urls: http://0.0.0.0:2379,http://0.0.0.0:4001
+  units:
+    - name: etcd2.service
+      command: start
+    - name: fleet.service
+      command: start
+";
+
+#[test]
+fn a_coreos_machine_finds_its_cluster_at_a_discovery_url() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [client, peer] = [(); 2].map(|()| orlop_testing::free_port().expect("a port"));
+    let url = |port| format!("http://127.0.0.1:{port}");
+    let mut store = Command::new(&products().binary);
+    store.args(["store", "--name", "discovery", "--data-dir"]);
+    store.arg(directory.path().join("data"));
+    for (flag, port) in [
+        ("--listen-client-urls", client),
+        ("--advertise-client-urls", client),
+        ("--listen-peer-urls", peer),
+        ("--initial-advertise-peer-urls", peer),
+    ] {
+        store.arg(flag).arg(url(port));
+    }
+    let _store = Process::spawn(&mut store, &directory.path().join("store.log")).expect("a store");
+    let etcdctl = |words: &[&str]| {
+        let mut etcdctl = Command::new(&products().binary);
+        etcdctl.args(["etcdctl", "--endpoints"]).arg(url(client));
+        etcdctl.args(words).env("ETCDCTL_API", "2");
+        let output = etcdctl.output().expect("the binary runs here");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    process::poll("the discovery service", deadline, || {
+        Ok((etcdctl(&["set", "/discovery/token/_config/size", "1"]) == "1\n").then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}"));
+
+    // 10.0.2.2 is the host, as the guest sees it.
+    let discovery = format!("http://10.0.2.2:{client}/v2/keys/discovery/token");
+    let user_data = FOUND_BY_URL.replace("DISCOVERY", &discovery);
+    let mut found = Scenario::start("test-discovery", &user_data, |machine| {
+        machine.network = Network::Open;
+        Ok(())
+    });
+    found.need("core gets in", |guest| guest.wait_for_ssh().map(|_| ()));
+    found.command_becomes(
+        "the machine is a member, and registers",
+        "ETCDCTL_API=2 etcdctl member list && fleetctl list-machines --full",
+        |text| {
+            text.contains(
+                "name=found peerURLs=http://10.0.2.15:2380 clientURLs=http://10.0.2.15:2379",
+            ) && text.contains("MACHINE\t")
+        },
+    );
+    found.command(
+        "both of etcd's ports answer",
+        "etcdctl put k v && etcdctl --endpoints http://127.0.0.1:4001 get k",
+        |text| text == "OK\nk\nv\n",
+    );
+    found.check("the URL has its entry", |_| {
+        let entries = etcdctl(&["ls", "/discovery/token"]);
+        let entry = etcdctl(&["get", entries.trim()]);
+        ensure!(
+            entries.lines().count() == 1 && entry == "found=http://10.0.2.15:2380\n",
+            "{entries}{entry}"
+        );
+        Ok(())
+    });
+    found.power_off();
+    found.finish();
 }
