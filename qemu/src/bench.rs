@@ -216,9 +216,9 @@ fn store_figure(line: &str) -> Option<Figure> {
     } else if has("memory, MiB") {
         let what = "memory with a million keys beside etcd's".to_owned();
         (what, ratio, "times", 0.333)
-    } else if has("longest put while") {
-        let (what, _) = line.split_once(", ms")?;
-        (what.to_owned(), ours, "ms", 50.0)
+    } else if has("put while a ") {
+        let (what, _) = line.split_once("  ")?;
+        (format!("longest {what}"), ours, "ms", 50.0)
     } else if has("without a leader, longest") {
         (
             "a cluster of three without a leader".to_owned(),
@@ -309,7 +309,7 @@ mod tests {
         let figure = |line: &str| store_figure(line).map(|figure| (figure.value, figure.bar));
         let puts = "Put, 64 clients, members: 1                         2000       800    2.50";
         assert_eq!(figure(puts), Some((0.4, 0.5)));
-        let pause = "longest put while a compaction runs, ms               12        40    0.30";
+        let pause = "put while a compaction runs                           12        40    0.30";
         assert_eq!(figure(pause), Some((12.0, 50.0)));
         let one = "Put, 1 clients, members: 1                          900       800    1.12";
         assert_eq!(figure(one), None);

@@ -365,6 +365,7 @@ impl<T> Node<T> {
             other => other?,
         };
         self.unsaved_since.get_or_insert(self.now);
+        self.unsaved_bytes += self.state.copied_bytes();
         for (origin, applied) in applied {
             self.pass_on(origin, applied)?;
         }

@@ -12,6 +12,7 @@ mod million;
 mod unary;
 mod watchers;
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -95,23 +96,53 @@ fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<(
 /// Bytes of the log's block for one put of the load.
 const BLOCK_BYTES: usize = 368;
 
+/// A file of its own, to see what the disk takes.
+struct Disk {
+    file: std::fs::File,
+    path: std::path::PathBuf,
+    /// How many blocks were written.
+    blocks: std::cell::Cell<usize>,
+}
+
+/// Bytes of the file.
+const DISK_BYTES: usize = 4 << 20;
+
+impl Disk {
+    fn new(directory: &std::path::Path) -> Result<Self> {
+        let path = directory.join("sync-test");
+        let file = std::fs::File::create(&path)?;
+        file.write_all_at(&vec![0; DISK_BYTES], 0)?;
+        file.sync_all()?;
+        let blocks = std::cell::Cell::default();
+        Ok(Self { file, path, blocks })
+    }
+
+    /// How long one write of a block and its `fdatasync` take.
+    fn sync(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let block = self.blocks.replace(self.blocks.get() + 1);
+        let offset = (block * BLOCK_BYTES) % (DISK_BYTES - BLOCK_BYTES);
+        self.file.write_all_at(&[7; BLOCK_BYTES], offset as u64)?;
+        self.file.sync_data()?;
+        Ok(begun.elapsed())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Best effort: it is in a directory for the bench.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// One write and one `fdatasync` after the other.
 fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
-    use std::os::unix::fs::FileExt;
-    let path = directory.join("sync-test");
-    let file = std::fs::File::create(&path)?;
-    file.write_all_at(&vec![0; 4 << 20], 0)?;
-    file.sync_all()?;
+    let disk = Disk::new(directory)?;
     let start = Instant::now();
     let mut times = Vec::new();
     while start.elapsed() < time {
-        let begun = Instant::now();
-        let offset = (times.len() * BLOCK_BYTES) % (4 << 20);
-        file.write_all_at(&[7; BLOCK_BYTES], offset as u64)?;
-        file.sync_data()?;
-        times.push(begun.elapsed());
+        times.push(disk.sync()?);
     }
-    std::fs::remove_file(path)?;
     times.sort_unstable();
     Ok(Rate {
         times,

@@ -28,14 +28,25 @@ const REST: Duration = Duration::from_secs(10);
 /// How long a client writes while nothing else happens.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// Pause between two looks at how long the disk takes.
+const BETWEEN_SYNCS: Duration = Duration::from_millis(10);
+
 /// Of one server.
 struct Figures {
     memory_mib: f64,
     anonymous_mib: f64,
-    quiet_ms: f64,
-    compaction_ms: f64,
-    snapshot_ms: f64,
+    quiet: Longest,
+    compaction: Longest,
+    snapshot: Longest,
     restart_ms: f64,
+}
+
+/// The longest put of some time, and beside it the longest sync of the same bytes in another file, made by a thread of its own: a
+/// disk that pauses makes everyone wait.
+#[derive(Clone, Copy)]
+struct Longest {
+    put_ms: f64,
+    sync_ms: f64,
 }
 
 /// Prints what a million keys take.
@@ -56,27 +67,27 @@ pub(crate) async fn compare(directory: &Path) -> Result<()> {
             etcd.anonymous_mib,
         ),
         (
-            "longest put, nothing else happens, ms",
-            ours.quiet_ms,
-            etcd.quiet_ms,
-        ),
-        (
-            "longest put while a compaction runs, ms",
-            ours.compaction_ms,
-            etcd.compaction_ms,
-        ),
-        (
-            "longest put while a snapshot is fetched, ms",
-            ours.snapshot_ms,
-            etcd.snapshot_ms,
-        ),
-        (
             "start until it answers a read, ms",
             ours.restart_ms,
             etcd.restart_ms,
         ),
     ] {
         row(what, ours, etcd);
+    }
+    println!();
+    let heading = "the longest of a time, ms";
+    println!("{heading:<46} {:>9} {:>9} {:>7}", "ours", "etcd", "ratio");
+    for (when, ours, etcd) in [
+        ("nothing else happens", ours.quiet, etcd.quiet),
+        ("a compaction runs", ours.compaction, etcd.compaction),
+        ("a snapshot is fetched", ours.snapshot, etcd.snapshot),
+    ] {
+        row(&format!("put while {when}"), ours.put_ms, etcd.put_ms);
+        row(
+            "    sync of another file meanwhile",
+            ours.sync_ms,
+            etcd.sync_ms,
+        );
     }
     Ok(())
 }
@@ -87,12 +98,15 @@ async fn measure(server: Server, directory: &Path) -> Result<Figures> {
     fill(&address, KEYS).await?;
     tokio::time::sleep(REST).await;
     let (memory_mib, anonymous_mib) = cluster.memory_mib(&address)?;
-    let quiet_ms = longest_put(&address, tokio::time::sleep(QUIET)).await?.0;
+    let rest = tokio::time::sleep(QUIET);
+    let quiet = longest_put(&address, directory, rest).await?.0;
     fill(&address, REWRITTEN).await?;
     let connection = connect(&address).await?;
-    let (compaction_ms, compacted) = longest_put(&address, compact(connection.clone())).await?;
+    let work = compact(connection.clone());
+    let (compaction, compacted) = longest_put(&address, directory, work).await?;
     compacted?;
-    let (snapshot_ms, fetched) = longest_put(&address, snapshot(connection)).await?;
+    let work = snapshot(connection);
+    let (snapshot, fetched) = longest_put(&address, directory, work).await?;
     fetched?;
     cluster.kill(&address)?;
     cluster.restart(&address)?;
@@ -103,9 +117,9 @@ async fn measure(server: Server, directory: &Path) -> Result<Figures> {
     Ok(Figures {
         memory_mib,
         anonymous_mib,
-        quiet_ms,
-        compaction_ms,
-        snapshot_ms,
+        quiet,
+        compaction,
+        snapshot,
         restart_ms: begun.elapsed().as_secs_f64() * 1e3,
     })
 }
@@ -149,9 +163,12 @@ async fn fill(address: &str, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// How long the longest of the puts took that one client made, one after the other, until `work` was done, in ms; and what
-/// came of the work.
-async fn longest_put<T>(address: &str, work: impl Future<Output = T>) -> Result<(f64, T)> {
+/// How long the longest of the puts took that one client made, one after the other, until `work` was done, and what came of the work.
+async fn longest_put<T>(
+    address: &str,
+    directory: &Path,
+    work: impl Future<Output = T>,
+) -> Result<(Longest, T)> {
     let is_done = Arc::new(AtomicBool::new(false));
     let mut kv = KvClient::new(connect(address).await?);
     let stop = Arc::clone(&is_done);
@@ -164,10 +181,24 @@ async fn longest_put<T>(address: &str, work: impl Future<Output = T>) -> Result<
         }
         Ok::<_, tonic::Status>(longest)
     });
+    let (disk, stop) = (directory.to_owned(), Arc::clone(&is_done));
+    let disk = tokio::task::spawn_blocking(move || {
+        let disk = crate::Disk::new(&disk)?;
+        let mut longest = Duration::ZERO;
+        while !stop.load(Ordering::Relaxed) {
+            longest = longest.max(disk.sync()?);
+            std::thread::sleep(BETWEEN_SYNCS);
+        }
+        Ok::<_, anyhow::Error>(longest)
+    });
     let done = work.await;
     is_done.store(true, Ordering::Relaxed);
-    let longest = client.await.context("the client ended")??;
-    Ok((longest.as_secs_f64() * 1e3, done))
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let longest = Longest {
+        put_ms: ms(client.await.context("the client ended")??),
+        sync_ms: ms(disk.await.context("the look at the disk ended")??),
+    };
+    Ok((longest, done))
 }
 
 /// Compacts to the present revision, and waits until what is removed is removed.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
-use super::{Database, During, State, StateError};
+use super::{Database, During, Hold, State, StateError};
 use crate::bytes::put_bytes;
 use crate::consensus::Mark;
 use crate::mvcc::table::{LEASES, META, REVISIONS};
@@ -31,6 +31,7 @@ pub struct Outgoing {
     /// What it stands for.
     pub mark: Mark,
     transaction: ReadTransaction,
+    _hold: Hold,
     /// Records that come first and are few.
     head: VecDeque<Vec<u8>>,
     /// Where to go on in `revisions`.
@@ -84,6 +85,7 @@ impl Outgoing {
     }
 
     fn read(database: &Database, mark: Mark) -> Result<Self, StateError> {
+        let hold = database.hold();
         let transaction = database.get().begin_read().during("begin to read")?;
         let mut head = VecDeque::new();
         let meta = transaction.open_table(META).during("open a table")?;
@@ -108,6 +110,7 @@ impl Outgoing {
         Ok(Self {
             mark,
             transaction,
+            _hold: hold,
             head,
             next: Some((i64::MIN, i64::MIN)),
             digest: Sha256::new(),
