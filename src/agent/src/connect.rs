@@ -3,29 +3,22 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use orlop_tls::{Identity, Io, Judge, Presented, Trust};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
-/// Where the authorities of public certificates are, on machines that have them.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+use crate::agent::chain;
+
 /// What gRPC speaks, by its name in TLS (RFC 7301).
 pub const HTTP2: &[u8] = b"h2";
 
@@ -62,15 +55,6 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Target").field(&self.name).finish()
     }
-}
-
-/// A connection, with TLS or without.
-#[derive(Debug)]
-pub enum Io {
-    /// Without.
-    Plain(TcpStream),
-    /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Target {
@@ -149,137 +133,34 @@ impl Target {
             };
             let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
             let stream = tls.connect(name, stream).await?;
-            return Ok(Io::Tls(Box::new(stream)));
+            return Ok(Io::secure(stream));
         }
         Err(failed)
     }
 }
 
 fn connector(flags: &TlsFlags, alpn: &[u8]) -> Result<TlsConnector, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|err| err.to_string())?;
-    let builder = if flags.unverified {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-    } else {
-        let path = flags.authority.as_deref().unwrap_or(Path::new(AUTHORITIES));
-        if flags.authority.is_none() && !path.exists() {
-            return Err("https:// needs the authority of the server's certificate".into());
-        }
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(path)? {
-            let added = roots.add(certificate);
-            added.map_err(|err| format!("{}: {err}", path.display()))?;
-        }
-        builder.with_root_certificates(roots)
+    let trust = match flags.unverified {
+        true => Trust::Judge(Arc::new(Anyone)),
+        false => Trust::Authority(flags.authority.as_deref()),
     };
-    let mut config = match (&flags.certificate, &flags.key) {
-        (None, None) => builder.with_no_client_auth(),
-        (Some(certificate), Some(key)) => {
-            let read = PrivateKeyDer::from_pem_file(key);
-            let key = read.map_err(|err| format!("{}: {err}", key.display()))?;
-            builder
-                .with_client_auth_cert(certificates(certificate)?, key)
-                .map_err(|err| format!("{}: {err}", certificate.display()))?
-        }
+    let identity = match (&flags.certificate, &flags.key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(Identity { certificate, key }),
         _ => return Err("KeyFile and CertFile must both be present".into()),
     };
+    let mut config = orlop_tls::client(&trust, identity).map_err(|err| chain(&err))?;
     config.alpn_protocols = vec![alpn.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let named = |err| format!("{}: {err}", path.display());
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(named)?
-        .collect();
-    match all.map_err(named)? {
-        all if all.is_empty() => Err(format!("{} holds no certificate", path.display())),
-        all => Ok(all),
-    }
-}
-
 /// Takes any certificate, as `--insecure-skip-tls-verify` says.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct Anyone;
 
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+impl Judge for Anyone {
+    fn judge(&self, _: &Presented<'_>) -> Result<(), rustls::Error> {
+        Ok(())
     }
 }
 

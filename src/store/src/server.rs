@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use orlop_tls::Io;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -49,14 +50,14 @@ use join::Found;
 use peers::Lanes;
 use refetch::Lost;
 use shared::{Shared, Ticket};
-use tls::{Io, PeerTls};
+use tls::PeerTls;
 
 pub(crate) use bootstrap::first_member;
 pub use bootstrap::{Bootstrap, BootstrapError, member_id};
 pub use join::{Joining, own_address};
 pub use peers::{PEER_PORT, address_of};
 pub use refetch::{ASIDE, DISCOVERY_FILE, look_at_state};
-pub use tls::{MEMBER_NAME, TlsError, TlsFiles};
+pub use tls::{MEMBER_NAME, TlsFiles};
 pub use token::Token;
 
 /// The version of etcd whose API is answered, as clients ask for it.
@@ -129,7 +130,10 @@ pub enum ServeError {
     },
     /// The certificates cannot be used.
     #[error("set up TLS")]
-    Tls(#[from] TlsError),
+    Tls(#[from] orlop_tls::TlsError),
+    /// Members without an authority cannot tell who is one.
+    #[error("members need the authority of their certificates (peer-trusted-ca-file)")]
+    NoPeerAuthority,
     /// It is not known what the member is to be.
     #[error("begin without data")]
     Bootstrap(#[from] BootstrapError),

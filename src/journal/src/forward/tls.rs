@@ -2,17 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use orlop_tls::{Identity, Trust};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-/// Where the authorities of public certificates are, on machines that have them.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+use crate::writer::chain;
 
 /// How long a server is given to refuse a certificate. With TLS 1.3 it does so after the handshake, and what is written
 /// before it has spoken would be lost unseen (RFC 8446 section 4.4.2.4 and appendix A.1); nearly all of them send a ticket at once
@@ -31,46 +29,10 @@ pub struct Tls {
 impl Tls {
     /// What is needed for connections, or why they cannot be made.
     fn configuration(&self) -> Result<ClientConfig, String> {
-        let authority = self.authority.as_deref().unwrap_or(Path::new(AUTHORITIES));
-        let mut authorities = RootCertStore::empty();
-        for certificate in certificates(authority)? {
-            authorities
-                .add(certificate)
-                .map_err(|err| format!("an authority in {}: {err}", authority.display()))?;
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|err| err.to_string())?
-            .with_root_certificates(authorities);
-        let Some((certificate, key)) = &self.certificate else {
-            return Ok(builder.with_no_client_auth());
-        };
-        let chain = certificates(certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(key)
-            .map_err(|err| unreadable("a private key", key, &err))?;
-        builder
-            .with_client_auth_cert(chain, secret)
-            .map_err(|err| format!("the certificate in {}: {err}", certificate.display()))
-    }
-}
-
-/// All certificates of a file; there is at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, pem::Error> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match found {
-        Ok(found) if found.is_empty() => Err(format!("{} has no certificate", path.display())),
-        Ok(found) => Ok(found),
-        Err(err) => Err(unreadable("certificates", path, &err)),
-    }
-}
-
-/// Never the file's contents: it may be a key.
-fn unreadable(what: &str, path: &Path, err: &pem::Error) -> String {
-    match err {
-        pem::Error::Io(err) => format!("read {what} from {}: {err}", path.display()),
-        pem::Error::NoItemsFound => format!("{} does not have {what}", path.display()),
-        _ => format!("{} has damaged PEM where {what} should be", path.display()),
+        let files = self.certificate.as_ref();
+        let identity = files.map(|(certificate, key)| Identity { certificate, key });
+        let trust = Trust::Authority(self.authority.as_deref());
+        orlop_tls::client(&trust, identity).map_err(|err| chain(&err))
     }
 }
 

@@ -6,6 +6,7 @@ use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use orlop_tls::Io;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt as _};
@@ -14,7 +15,6 @@ use tonic::codegen::{BoxFuture, Service as _};
 
 use super::authority::Lenient;
 use super::kv::Kv;
-use super::tls::Io;
 use crate::proto::etcdserverpb::kv_server::{KvServer, SERVICE_NAME};
 
 /// What answers requests. Nearly all that is ever asked is of the keyspace: that gets to its service at once, without the

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use orlop_tls::Io;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::join::Told;
 use super::shared::Shared;
-use super::tls::{Io, PeerTls};
+use super::tls::PeerTls;
 use super::token::{self, Token};
 use crate::bytes::Reader;
 use crate::node::Input;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use orlop_tls::Io;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -14,9 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use super::bootstrap::First;
 use super::join::{Answer, Joining, own_addresses, own_urls};
 use super::peers::{self, AskError, address_of, connect, open_tunnel};
-use super::tls::{Io, PeerTls, TlsError, TlsFiles, accept_client};
+use super::tls::{PeerTls, TlsFiles, accept_client};
 use super::token::Token;
-use super::{ClientListener, Settings};
+use super::{ClientListener, ServeError, Settings};
 use crate::disk::Disk;
 use crate::proto::etcdserverpb::Member;
 use crate::state::Genesis;
@@ -92,7 +93,7 @@ pub(super) async fn serve_for_good(
     tls: &Option<PeerTls>,
     listeners: &[ClientListener],
     members: Vec<Member>,
-) -> Result<Infallible, TlsError> {
+) -> Result<Infallible, ServeError> {
     keep(disk, &members);
     let known = Members::new(members);
     // Members know clients by the authority that they are known by themselves; if none is said, the one among members.

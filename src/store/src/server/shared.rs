@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use orlop_tls::Io;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tonic::Status as GrpcStatus;
 
 use super::join::Told;
 use super::peers::Lanes;
-use super::tls::{Io, PeerTls};
+use super::tls::PeerTls;
 use super::token::Token;
 use super::{ServeError, Settings};
 use crate::command::{Change, Command};

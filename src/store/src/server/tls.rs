@@ -2,27 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use orlop_tls::{Identity, Io, Judge, Presented, TlsError, Trust};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
+use tokio_rustls::rustls::client::danger::ServerCertVerifier as _;
 use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use tokio_rustls::rustls::{
-    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{self, CertificateError, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::ServeError;
 
 /// The name in the certificates of members, which may be at any address.
 pub const MEMBER_NAME: &str = "orlop-store";
@@ -40,145 +33,17 @@ pub struct TlsFiles {
     pub authority: Option<PathBuf>,
 }
 
-/// Why TLS cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file is not there, or holds something else.
-    #[error("read {}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        err: pem::Error,
-    },
-    /// A file holds no certificate.
-    #[error("{} holds no certificate", .0.display())]
-    Empty(PathBuf),
-    /// What the files hold does not fit together.
-    #[error("use the certificate {}: {reason}", path.display())]
-    Unfit {
-        /// The certificate.
-        path: PathBuf,
-        /// The cause, in the library's words.
-        reason: String,
-    },
-    /// Members without an authority cannot tell who is one.
-    #[error("members need the authority of their certificates (peer-trusted-ca-file)")]
-    NoAuthority,
-}
-
-/// A connection, with TLS or without.
-#[derive(Debug)]
-pub(super) enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
-    }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let file = |err| TlsError::File {
-        path: path.to_owned(),
-        err,
-    };
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(file)?.collect();
-    let all = all.map_err(file)?;
-    if all.is_empty() {
-        return Err(TlsError::Empty(path.to_owned()));
-    }
-    Ok(all)
-}
-
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|err| TlsError::File {
-        path: path.to_owned(),
-        err,
-    })
-}
-
-fn authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|err| TlsError::Unfit {
-            path: path.to_owned(),
-            reason: err.to_string(),
-        })?;
-    }
-    Ok(Arc::new(roots))
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
 impl TlsFiles {
-    fn unfit(&self, err: impl std::fmt::Display) -> TlsError {
-        TlsError::Unfit {
-            path: self.certificate.clone(),
-            reason: err.to_string(),
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            certificate: &self.certificate,
+            key: &self.key,
         }
     }
 
     /// The side that is called. With an authority, callers must have a certificate of it.
-    ///
-    /// # Errors
-    /// [`TlsError`].
     fn server(&self) -> Result<ServerConfig, TlsError> {
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|err| self.unfit(err))?;
-        let builder = match &self.authority {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let roots = authorities(authority)?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-                    .build()
-                    .map_err(|err| self.unfit(err))?;
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        builder
-            .with_single_cert(certificates(&self.certificate)?, key(&self.key)?)
-            .map_err(|err| self.unfit(err))
+        orlop_tls::server(self.identity(), self.authority.as_deref())
     }
 
     /// For clients.
@@ -194,20 +59,13 @@ impl TlsFiles {
     /// For members.
     ///
     /// # Errors
-    /// [`TlsError`].
-    pub(super) fn for_peers(&self) -> Result<PeerTls, TlsError> {
-        let authority = self.authority.as_ref().ok_or(TlsError::NoAuthority)?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(authorities(authority)?, provider())
-                .build()
-                .map_err(|err| self.unfit(err))?;
-        let client = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|err| self.unfit(err))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(MemberVerifier(verifier)))
-            .with_client_auth_cert(certificates(&self.certificate)?, key(&self.key)?)
-            .map_err(|err| self.unfit(err))?;
+    /// [`ServeError::NoPeerAuthority`], [`ServeError::Tls`].
+    pub(super) fn for_peers(&self) -> Result<PeerTls, ServeError> {
+        let authority = self.authority.as_deref();
+        let authority = authority.ok_or(ServeError::NoPeerAuthority)?;
+        let judge = MemberJudge(orlop_tls::server_verifier(authority)?);
+        let trust = Trust::Judge(Arc::new(judge));
+        let client = orlop_tls::client(&trust, Some(self.identity()))?;
         Ok(PeerTls {
             acceptor: TlsAcceptor::from(Arc::new(self.server()?)),
             connector: TlsConnector::from(Arc::new(client)),
@@ -217,7 +75,7 @@ impl TlsFiles {
 
 /// Takes a certificate of the authority for a member's when it has the address that was called, or [`MEMBER_NAME`].
 #[derive(Debug)]
-struct MemberVerifier(Arc<WebPkiServerVerifier>);
+struct MemberJudge(Arc<WebPkiServerVerifier>);
 
 fn member_name() -> ServerName<'static> {
     // It is a valid name, so the address never comes in.
@@ -225,47 +83,24 @@ fn member_name() -> ServerName<'static> {
         .unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()))
 }
 
-impl ServerCertVerifier for MemberVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+impl Judge for MemberJudge {
+    fn judge(&self, shown: &Presented<'_>) -> Result<(), rustls::Error> {
         let verify = |name: &ServerName<'_>| {
-            self.0
-                .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+            let verified = self.0.verify_server_cert(
+                shown.certificate,
+                shown.intermediates,
+                name,
+                shown.ocsp_response,
+                shown.now,
+            );
+            verified.map(drop)
         };
-        match verify(server_name) {
+        match verify(shown.name) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => verify(&member_name()),
             other => other,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 
@@ -293,7 +128,7 @@ impl PeerTls {
     pub(super) async fn connect(&self, stream: TcpStream, to: SocketAddr) -> io::Result<Io> {
         let name = ServerName::IpAddress(to.ip().into());
         let stream = in_time(self.connector.connect(name, stream)).await?;
-        Ok(Io::Tls(Box::new(TlsStream::Client(stream))))
+        Ok(Io::secure(stream))
     }
 
     /// Is called by a member. A client's certificate of the same authority is not enough.
@@ -311,12 +146,12 @@ impl PeerTls {
                 "its certificate is no member's",
             ));
         }
-        Ok(Io::Tls(Box::new(TlsStream::Server(stream))))
+        Ok(Io::secure(stream))
     }
 }
 
 /// Is called by a client.
 pub(super) async fn accept_client(tls: &TlsAcceptor, stream: TcpStream) -> io::Result<Io> {
     let stream = in_time(tls.accept(stream)).await?;
-    Ok(Io::Tls(Box::new(TlsStream::Server(stream))))
+    Ok(Io::secure(stream))
 }
