@@ -29,13 +29,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use orlop_tls::Io;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::service::Routes;
 
 use crate::disk::{Directory, Disk};
@@ -66,10 +64,6 @@ pub const ETCD_VERSION: &str = "3.4.23";
 pub const CLUSTER_VERSION: &str = "3.4.0";
 /// Requests that are gathered for one step.
 const GATHER: usize = 4096;
-/// Connections that are accepted before they are served.
-const ACCEPT_AHEAD: usize = 64;
-/// Pause after a failure to accept.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How long streams may take to end at a shutdown.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -311,7 +305,7 @@ async fn serve(
     let front = front(&shared);
     for (listener, tls) in listeners.drain(..) {
         listen.extend(listener.local_addr());
-        let clients = clients(listener, tls);
+        let clients = connections::clients(listener, tls);
         served.spawn(connections::serve(clients, front.clone(), stopped.clone()));
     }
     let tunnelled = UnboundedReceiverStream::new(tunnelled);
@@ -409,45 +403,6 @@ async fn begin(
             }
         }
     }
-}
-
-/// Clients, as they connect.
-fn clients(listener: Arc<TcpListener>, tls: Option<TlsAcceptor>) -> impl Stream<Item = Io> {
-    let (sender, streams) = tokio::sync::mpsc::channel(ACCEPT_AHEAD);
-    tokio::spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = sender.closed() => return,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    // Answers are small, and clients wait for them.
-                    let _ = stream.set_nodelay(true);
-                    let Some(tls) = tls.clone() else {
-                        if sender.send(Io::Plain(stream)).await.is_err() {
-                            return;
-                        }
-                        continue;
-                    };
-                    let sender = sender.clone();
-                    // A client that is slow to shake hands keeps no other one waiting.
-                    tokio::spawn(async move {
-                        match tls::accept_client(&tls, stream).await {
-                            // Nothing is sent to a server that has stopped.
-                            Ok(stream) => drop(sender.send(stream).await),
-                            Err(err) => log::debug!("a client's TLS: {err}"),
-                        }
-                    });
-                }
-                Err(err) => {
-                    log::warn!("accept a client: {err}");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                }
-            }
-        }
-    });
-    ReceiverStream::new(streams)
 }
 
 async fn bind(addresses: &[SocketAddr]) -> Result<Vec<Arc<TcpListener>>, ServeError> {

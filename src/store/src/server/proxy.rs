@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use orlop_tls::Io;
 use tokio::io::copy_bidirectional;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio_rustls::TlsAcceptor;
 
 use super::bootstrap::First;
+use super::connections::accept;
 use super::join::{Answer, Joining, own_addresses, own_urls};
 use super::peers::{self, AskError, address_of, connect, open_tunnel};
-use super::tls::{PeerTls, TlsFiles, accept_client};
+use super::tls::{PeerTls, TlsFiles};
 use super::token::Token;
 use super::{ClientListener, ServeError, Settings};
 use crate::disk::Disk;
@@ -31,8 +30,6 @@ const FIND_AGAIN: Duration = Duration::from_secs(1);
 const FILE: &str = "proxy";
 const NEW_FILE: &str = "proxy.new";
 const MAX_FILE_BYTES: u64 = 64 << 10;
-/// Pause after a failure to accept a client.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// The members, the one that answered last first.
 #[derive(Debug)]
@@ -198,16 +195,20 @@ async fn pass_on_until<T>(
     road: Road,
     listeners: &[ClientListener],
 ) -> T {
-    let road = Arc::new(road);
+    let way = Arc::new(Way {
+        known: Arc::clone(known),
+        road,
+    });
     let tasks: Vec<_> = listeners
         .iter()
+        .cloned()
         .map(|(listener, client_tls)| {
-            let way = Way {
-                known: Arc::clone(known),
-                road: Arc::clone(&road),
-                client_tls: client_tls.clone(),
+            let way = Arc::clone(&way);
+            let pass_on = move |client| {
+                let way = Arc::clone(&way);
+                async move { drop(tokio::spawn(async move { way.pass_on(client).await })) }
             };
-            tokio::spawn(accept(Arc::clone(listener), Arc::new(way)))
+            tokio::spawn(async move { accept(&listener, client_tls, pass_on).await })
         })
         .collect();
     let ended = end.await;
@@ -304,33 +305,7 @@ fn client_urls(member: &Member, own: &[SocketAddr]) -> Vec<String> {
 /// How clients get to a member.
 struct Way {
     known: Arc<Members>,
-    road: Arc<Road>,
-    client_tls: Option<TlsAcceptor>,
-}
-
-async fn accept(listener: Arc<TcpListener>, way: Arc<Way>) {
-    loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let way = Arc::clone(&way);
-                tokio::spawn(async move {
-                    let _ = client.set_nodelay(true);
-                    let client = match &way.client_tls {
-                        None => Ok(Io::Plain(client)),
-                        Some(tls) => accept_client(tls, client).await,
-                    };
-                    match client {
-                        Ok(client) => way.pass_on(client).await,
-                        Err(err) => log::debug!("a client's TLS: {err}"),
-                    }
-                });
-            }
-            Err(err) => {
-                log::warn!("accept a client: {err}");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
+    road: Road,
 }
 
 impl Way {
