@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use orlop_agent::client::Client;
 use orlop_agent::connect::TlsFlags;
 use orlop_store::server::{Tls, TlsFiles};
-use orlop_testing::{free_address, write_certificates};
+use orlop_testing::{Process, free_address, write_certificates};
 
 /// Where a child process of the test finds what to serve.
 const DATA_DIR: &str = "ORLOP_AGENT_TEST_DATA_DIR";
@@ -68,12 +68,13 @@ pub(crate) struct Store {
     kind: Kind,
     /// It takes only clients with a certificate then.
     tls: bool,
-    directory: tempfile::TempDir,
     address: SocketAddr,
-    process: Child,
+    // In this order: what it said is in the directory.
+    process: Process,
+    directory: tempfile::TempDir,
 }
 
-fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Child {
+fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Process {
     let data_dir = directory.join("data");
     let [ca, crt, key] = ["ca", "crt", "key"].map(|name| directory.join(name));
     let mut command = match kind {
@@ -114,11 +115,7 @@ fn spawn(kind: Kind, directory: &Path, address: SocketAddr, tls: bool) -> Child 
             command
         }
     };
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .stdin(Stdio::null());
-    command.spawn().unwrap_or_else(|err| {
+    Process::spawn(command.stdin(Stdio::null()), &directory.join("log")).unwrap_or_else(|err| {
         panic!("start {kind:?} (Debian's package etcd-server is needed): {err}")
     })
 }
@@ -134,9 +131,9 @@ impl Store {
         let store = Self {
             kind,
             tls,
-            directory,
             address,
             process,
+            directory,
         };
         store.wait();
         store
@@ -198,21 +195,12 @@ impl Store {
 
     /// As by SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.process.kill().expect("kill the store");
-        self.process.wait().expect("wait for the store");
+        self.process.kill();
     }
 
     pub(crate) fn restart(&mut self) {
         self.process = spawn(self.kind, self.directory.path(), self.address, self.tls);
         self.wait();
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // It may have been killed already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

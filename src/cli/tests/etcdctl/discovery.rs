@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use orlop_testing::{Process, free_address, write_certificates};
+use orlop_testing::{Etcdctl, Process, free_address, write_certificates};
 
 use crate::sides::{Program, Server, Side, ours};
 
@@ -97,30 +97,12 @@ impl Member {
         )
     }
 
-    fn etcdctl(&self, words: &[&str]) -> Option<String> {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--command-timeout=2s", "--endpoints"])
-            .arg(self.client.to_string())
-            .args(words)
-            .output()
-            .expect("etcdctl starts");
-        let text = String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned();
-        output.status.success().then_some(text)
+    fn etcdctl(&self) -> Etcdctl {
+        Etcdctl::new(self.client)
     }
 
     fn wait_for(&self, words: &[&str], wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let said = self.etcdctl(words);
-            if let Some(said) = said.as_ref().filter(|said| wanted(said)) {
-                return said.clone();
-            }
-            assert!(Instant::now() < end, "{} {words:?}: {said:?}", self.name);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        self.etcdctl().wait_for(words, wanted)
     }
 }
 
@@ -170,7 +152,7 @@ fn three_meet(service: Server, members: Server) {
     late.fallback = None;
     late.start(&url);
     late.wait_for(&["get", "k", "--print-value-only"], |said| said == "v");
-    assert_eq!(late.etcdctl(&["member", "list"]), Some(list));
+    assert_eq!(late.etcdctl().run(&["member", "list"]), Ok(list));
     drop(service);
     for i in [1, 2] {
         three[i].kill();

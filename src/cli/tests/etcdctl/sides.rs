@@ -3,13 +3,13 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use orlop_testing::{Authority, free_address, write_certificates};
+use orlop_testing::{Authority, Process, free_address, write_certificates};
 use regex::Regex;
 
 /// Where a child process of the test finds its arguments, with 0x1f between.
@@ -37,7 +37,8 @@ pub(crate) struct Side {
     address: SocketAddr,
     /// Where the certificates are, if the server takes only clients that have one.
     certificates: Option<PathBuf>,
-    process: Child,
+    // Ends with it.
+    _process: Process,
     lease: String,
     first: String,
     member: String,
@@ -123,17 +124,14 @@ impl Side {
             }
             Server::Ours => ours(&[&["orlop".into(), "store".into()], &flags[..]].concat()),
         };
-        let process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
+        let log = directory.join(format!("{program:?}.log"));
+        let process = Process::spawn(command.stdin(Stdio::null()), &log)
             .expect("the server starts (Debian's packages etcd-server and etcd-client are needed)");
         let mut side = Self {
             program,
             address,
             certificates,
-            process,
+            _process: process,
             lease: String::new(),
             first: String::new(),
             member: String::new(),
@@ -382,11 +380,4 @@ fn in_order(text: &str) -> String {
         });
     }
     lines.join("\n")
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

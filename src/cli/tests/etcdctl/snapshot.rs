@@ -1,8 +1,9 @@
 //! `etcdctl snapshot`: saved while others write, looked at, refused when damaged, restored as a new cluster.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use orlop_testing::Etcdctl;
 
 use crate::sides::{Program, Server, Side};
 
@@ -50,14 +51,12 @@ fn a_snapshot_holds_one_revision_and_is_restored_as_a_new_cluster() {
         "revision",
     );
     let stop = AtomicBool::new(false);
-    let address = side.address();
+    let debians_program = Etcdctl::new(side.address());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let put = |n: u32| {
-                let put = Command::new("etcdctl")
-                    .env("ETCDCTL_API", "3")
-                    .arg(format!("--endpoints={address}"))
-                    .args(["put", &format!("n/{n:04}"), "value"])
+                let put = debians_program
+                    .command(&["put", &format!("n/{n:04}"), "value"])
                     .output();
                 assert!(
                     put.expect("it runs").status.success(),
@@ -91,10 +90,8 @@ fn a_snapshot_holds_one_revision_and_is_restored_as_a_new_cluster() {
     );
 
     // Debian's program takes it too.
-    let saved = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={}", side.address()))
-        .args(["snapshot", "save", text(&debians)])
+    let saved = debians_program
+        .command(&["snapshot", "save", text(&debians)])
         .output()
         .expect("it runs");
     assert!(saved.status.success(), "{saved:?}");

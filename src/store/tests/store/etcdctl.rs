@@ -3,16 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
-use orlop_testing::free_address;
+use orlop_testing::{Etcdctl, Process, free_address};
 use serde_json::Value;
 
 /// Where a child process of the test finds what to serve.
 const DATA_DIR: &str = "ORLOP_STORE_TEST_DATA_DIR";
 const ADDRESS: &str = "ORLOP_STORE_TEST_ADDRESS";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The member itself, when this binary is started by one of the tests below; else nothing.
 #[test]
@@ -46,10 +44,10 @@ pub(crate) struct Server {
     kind: Kind,
     data_dir: PathBuf,
     pub(crate) address: SocketAddr,
-    process: Child,
+    process: Process,
 }
 
-fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Child {
+fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Process {
     let mut command = match kind {
         Kind::Ours => {
             let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
@@ -89,11 +87,8 @@ fn start(kind: Kind, data_dir: &Path, address: SocketAddr) -> Child {
             command
         }
     };
-    command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .stdin(Stdio::null());
-    command.spawn().unwrap_or_else(|err| {
+    let log = data_dir.with_extension("log");
+    Process::spawn(command.stdin(Stdio::null()), &log).unwrap_or_else(|err| {
         panic!("start {kind:?} (Debian's packages etcd-server and etcd-client are needed): {err}")
     })
 }
@@ -112,24 +107,9 @@ impl Server {
         server
     }
 
-    /// Until it answers that it is healthy: each question of etcdctl's waits for a connection.
+    /// Until it answers that it is healthy.
     fn wait(&self) {
-        let until = Instant::now() + PATIENCE;
-        let healthy = || {
-            self.etcdctl()
-                .args(["endpoint", "health"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        };
-        while !healthy() {
-            assert!(
-                Instant::now() < until,
-                "{:?} does not become healthy",
-                self.kind
-            );
-        }
+        self.etcdctl().insist(&["endpoint", "health"]);
     }
 
     /// The answer to an HTTP request, head and all; empty when no one answers.
@@ -147,25 +127,19 @@ impl Server {
 
     /// kill -9, and start again on the same directory.
     pub(crate) fn crash(&mut self) {
-        self.process.kill().expect("it can be killed");
-        self.process.wait().expect("it ends");
+        self.process.kill();
         self.process = start(self.kind, &self.data_dir, self.address);
         self.wait();
     }
 
-    fn etcdctl(&self) -> Command {
-        let mut command = Command::new("etcdctl");
-        command
-            .env("ETCDCTL_API", "3")
-            .arg("--endpoints")
-            .arg(self.address.to_string());
-        command
+    fn etcdctl(&self) -> Etcdctl {
+        Etcdctl::new(self.address)
     }
 
     pub(crate) fn run(&self, words: &[&str], stdin: &str) -> Output {
-        let mut command = self.etcdctl();
-        let mut child = command
-            .args(words)
+        let mut child = self
+            .etcdctl()
+            .command(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -184,8 +158,7 @@ impl Server {
     fn watch(&self, words: &[&str], lines: usize) -> String {
         let mut child = self
             .etcdctl()
-            .arg("watch")
-            .args(words)
+            .command(&[&["watch"], words].concat())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -199,13 +172,6 @@ impl Server {
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
         printed.join("\n")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -510,7 +476,7 @@ fn a_watch_is_told_of_what_comes_and_locks_and_elections_work() {
     );
     let mut leader = server
         .etcdctl()
-        .args(["elect", "e", "me"])
+        .command(&["elect", "e", "me"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("etcdctl starts");
@@ -562,8 +528,8 @@ fn an_idle_member_is_small() {
         .map(|e| e.and_then(|e| e.metadata()).map_or(0, |m| m.len()))
         .sum();
     assert!(on_disk <= 20 << 20, "{on_disk} bytes");
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.child.id()))
+        .expect("it runs");
     let line = status
         .lines()
         .find(|l| l.starts_with("RssAnon:"))

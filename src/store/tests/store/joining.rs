@@ -3,16 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use orlop_store::node::Options;
 use orlop_store::server::{Bootstrap, Joining, MEMBER_NAME, Settings, Tls, TlsFiles, Token};
-use orlop_testing::{Authority, Process, free_address, log_to_stderr};
+use orlop_testing::{Authority, Etcdctl, Process, free_address, log_to_stderr};
 
 /// Tells a child process of the test what to be: machine, directory, address for clients, address for peers, token, the
 /// peer URLs that are asked, with commas between, and the directory of the certificates, or `-`.
 const MACHINE: &str = "ORLOP_STORE_TEST_MACHINE";
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The machine's store, when this binary is started by one of the tests below; else nothing.
 #[test]
@@ -109,48 +107,21 @@ impl Machine {
         }
     }
 
-    /// What a command prints, or `None` when it fails.
-    fn etcdctl(&self, words: &[&str]) -> Option<String> {
-        let mut command = Command::new("etcdctl");
-        command
-            .env("ETCDCTL_API", "3")
-            .args(["--command-timeout=3s", "--endpoints"]);
-        match &self.certificates {
-            None => command.arg(self.client.to_string()),
-            Some(directory) => command
-                .arg(format!("https://{}", self.client))
-                .arg("--cacert")
-                .arg(directory.join("ca.crt"))
-                .arg("--cert")
-                .arg(directory.join("client.crt"))
-                .arg("--key")
-                .arg(directory.join("client.key")),
+    fn etcdctl(&self) -> Etcdctl {
+        let Some(directory) = &self.certificates else {
+            return Etcdctl::new(self.client);
         };
-        let output = command
-            .args(words)
-            .stderr(Stdio::null())
-            .output()
-            .expect("etcdctl starts");
-        let said = String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned();
-        output.status.success().then_some(said)
+        let file = |name| directory.join(name);
+        Etcdctl::with_tls(self.client, &file("ca.crt"))
+            .showing(&file("client.crt"), &file("client.key"))
     }
 
-    /// Runs a command until it prints what is wanted.
     fn wait_for(&self, words: &[&str], wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let said = self.etcdctl(words);
-            match said {
-                Some(said) if wanted(&said) => return said,
-                _ => assert!(Instant::now() < end, "{} {words:?}: {said:?}", self.name),
-            }
-        }
+        self.etcdctl().wait_for(words, wanted)
     }
 
     fn insist(&self, words: &[&str]) -> String {
-        self.wait_for(words, |_| true)
+        self.etcdctl().insist(words)
     }
 }
 
@@ -350,7 +321,7 @@ fn a_machine_with_another_token_stays_outside() {
         machine.start();
     }
     machines[0].insist(&["put", "k", "v"]);
-    assert_eq!(machines[1].etcdctl(&["get", "k"]), None);
+    assert!(machines[1].etcdctl().run(&["get", "k"]).is_err());
     let list = machines[0].insist(&["member", "list"]);
     assert_eq!(list.lines().count(), 1, "{list}");
 }
@@ -423,15 +394,8 @@ fn members_and_clients_talk_by_tls_alone_when_there_are_certificates() {
     assert_eq!(list.lines().count(), 3, "{list}");
     // Whoever speaks no TLS, or shows no certificate, gets no answer.
     let certificates = machines[0].certificates.take();
-    assert_eq!(machines[0].etcdctl(&["get", "k"]), None);
-    let output = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--command-timeout=3s", "--endpoints"])
-        .arg(format!("https://{}", machines[0].client))
-        .arg("--cacert")
-        .arg(certificates.expect("it had some").join("ca.crt"))
-        .args(["get", "k"])
-        .output()
-        .expect("etcdctl starts");
-    assert!(!output.status.success());
+    assert!(machines[0].etcdctl().run(&["get", "k"]).is_err());
+    let authority = certificates.expect("it had some").join("ca.crt");
+    let nobody = Etcdctl::with_tls(machines[0].client, &authority);
+    assert!(nobody.run(&["get", "k"]).is_err());
 }

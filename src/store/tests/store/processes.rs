@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use orlop_store::node::Options;
 use orlop_store::server::{Bootstrap, Settings};
-use orlop_testing::{Process, free_address, log_to_stderr};
+use orlop_testing::{Etcdctl, Process, free_address, log_to_stderr};
 
 /// Tells a child process of the test what to be: name, directory, address for clients, address for peers, `new` or
 /// `existing`, and the members as NAME=URL, with spaces between.
@@ -114,45 +114,16 @@ impl Member {
         process.is_some_and(|process| process.ended().is_none())
     }
 
-    fn etcdctl(&self, words: &[&str]) -> Output {
-        Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--command-timeout=3s", "--endpoints"])
-            .arg(self.client.to_string())
-            .args(words)
-            .output()
-            .expect("etcdctl starts")
+    fn etcdctl(&self) -> Etcdctl {
+        Etcdctl::new(self.client)
     }
 
-    /// What a command prints once it succeeds.
-    fn insist(&self, words: &[&str]) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let output = self.etcdctl(words);
-            if output.status.success() {
-                return String::from_utf8_lossy(&output.stdout)
-                    .trim_end()
-                    .to_owned();
-            }
-            assert!(
-                Instant::now() < end,
-                "{} {words:?}: {}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-    }
-
-    /// Runs a command until it prints what is wanted.
     fn wait_for(&self, words: &[&str], wanted: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let said = self.insist(words);
-            if wanted(&said) {
-                return said;
-            }
-            assert!(Instant::now() < end, "{} {words:?}: {said}", self.name);
-        }
+        self.etcdctl().wait_for(words, wanted)
+    }
+
+    fn insist(&self, words: &[&str]) -> String {
+        self.etcdctl().insist(words)
     }
 }
 
