@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,7 +40,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(crate) struct EngineMetrics {
     /// When this machine began to lead, in seconds since 1970; 0 while it does not.
-    leading_since: Mutex<u64>,
+    leading_since: AtomicU64,
     passes: Mutex<Count>,
     tasks: Counts,
 }
@@ -48,10 +49,8 @@ impl EngineMetrics {
     pub(crate) fn leads(&self, leads: bool) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let since = now.map_or(0, |since| since.as_secs());
-        *self
-            .leading_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = if leads { since } else { 0 };
+        self.leading_since
+            .store(if leads { since } else { 0 }, Relaxed);
     }
 
     /// A pass over the cluster: decisions, and their writes.
@@ -82,10 +81,7 @@ pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
 
 /// `fleet_engine_…`
 pub(crate) fn engine(text: &mut String, metrics: &EngineMetrics) {
-    let since = *metrics
-        .leading_since
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let since = metrics.leading_since.load(Relaxed);
     let help =
         "When this machine began to lead the scheduler, in seconds since 1970; 0 when it does not.";
     gauge(text, "fleet_engine_leader_start_time", help, since);

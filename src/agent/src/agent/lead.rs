@@ -124,7 +124,7 @@ async fn lead(shared: &Shared, term: &Term) -> Deposed {
                 Ok(None) => result = Err(Deposed::Contested),
                 Err(err) => result = Err(err.into()),
             }
-            for (key, value) in batch.writes.iter().filter(|(key, _)| key != FENCE) {
+            for (key, value) in &batch.writes {
                 if matches!(Key::parse(key), Some(Key::Placement(..))) {
                     let metrics = &shared.engine_metrics;
                     metrics.task(value.is_some(), result.is_ok());

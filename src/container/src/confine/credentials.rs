@@ -78,21 +78,37 @@ fn put(directory: &OwnedFd, name: &str, data: &[u8], owner: Option<(Uid, Gid)>) 
     Ok(())
 }
 
+/// Credentials by name.
+#[derive(Default)]
+struct Gathered {
+    files: Vec<(String, Vec<u8>)>,
+    /// Of the names and what the credentials hold.
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, name: String, data: Vec<u8>) {
+        self.bytes = self.bytes.saturating_add(name.len() + data.len());
+        self.files.push((name, data));
+    }
+}
+
 /// Names and contents: what can be loaded, then what is set for the names that are left.
 fn gather(launch: &Launch) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let c = &launch.confinement;
-    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut gathered = Gathered::default();
     for load in &c.load_credential {
         let source = Path::new(&load.source);
         if source.is_absolute() && source.is_dir() {
-            read_directory(load, source, &load.id, &mut files)?;
+            read_directory(load, source, &load.id, &mut gathered)?;
             continue;
         }
         let is_set = c.set_credential.iter().any(|set| set.id == load.id);
         if let Some(data) = read(load, is_set)? {
-            files.push((load.id.clone(), data));
+            gathered.add(load.id.clone(), data);
         }
     }
+    let mut files = gathered.files;
     for set in &c.set_credential {
         if files.iter().all(|(name, _)| *name != set.id) {
             files.push((set.id.clone(), set.data.clone()));
@@ -113,7 +129,7 @@ fn read_directory(
     load: &LoadCredential,
     directory: &Path,
     name: &str,
-    files: &mut Vec<(String, Vec<u8>)>,
+    gathered: &mut Gathered,
 ) -> Result<(), Failure> {
     let step = |path: &Path| format!("LoadCredential={}: read {}", load.id, path.display());
     let listed: io::Result<Vec<_>> = fs::read_dir(directory).and_then(Iterator::collect);
@@ -134,15 +150,11 @@ fn read_directory(
         let kind = entry.file_type().during(|| step(&path))?;
         if kind.is_dir() {
             // The length of a name bounds the depth, too.
-            read_directory(load, &path, &name, files)?;
+            read_directory(load, &path, &name, gathered)?;
         } else if kind.is_file() {
-            files.push((name, contents(&path).during(|| step(&path))?));
+            gathered.add(name, contents(&path).during(|| step(&path))?);
         }
-        let bytes: usize = files
-            .iter()
-            .map(|(name, data)| name.len() + data.len())
-            .sum();
-        if bytes > MOST_BYTES {
+        if gathered.bytes > MOST_BYTES {
             return Err(refused("that is more than credentials may have"));
         }
     }
@@ -212,15 +224,15 @@ mod tests {
             fs::write(directory.join(name), text).unwrap();
         }
         std::os::unix::fs::symlink("a", directory.join("link")).unwrap();
-        let mut files = Vec::new();
-        read_directory(&load(""), &directory, "key", &mut files).unwrap();
+        let mut gathered = Gathered::default();
+        read_directory(&load(""), &directory, "key", &mut gathered).unwrap();
         let expected = [("key_a", "one"), ("key_inner_b", "two")];
         assert_eq!(
-            files,
+            gathered.files,
             expected.map(|(name, text)| (name.to_owned(), text.into()))
         );
         fs::write(directory.join("large"), vec![0; MOST_BYTES]).unwrap();
-        assert!(read_directory(&load(""), &directory, "key", &mut files).is_err());
+        assert!(read_directory(&load(""), &directory, "key", &mut gathered).is_err());
         fs::remove_dir_all(&directory).unwrap();
     }
 
