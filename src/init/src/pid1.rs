@@ -1,6 +1,9 @@
 //! PID 1's one loop: signals, processes, messages and time go in, the [`Manager`] decides, and at the end the machine stops.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod phases;
+mod polling;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
@@ -10,17 +13,17 @@ use nix::sys::signal::Signal;
 use orlop_boot::{cmdline::CommandLine, times};
 use orlop_sys::kmsg::{self, Priority};
 use orlop_sys::signal::{End, Signals, reap};
-use orlop_unit::{MachineAction, Mode, ProcessEnd, Request, UnitName, Urgency};
+use orlop_unit::ProcessEnd;
 
 use crate::control::Server;
 use crate::manager::{Manager, Owner};
+use crate::notify;
 use crate::power_button::PowerButtons;
 use crate::saved::Log;
-use crate::shutdown::{self, words};
+use crate::shutdown;
 use crate::teardown::Action;
 use crate::trial::Trial;
 use crate::watchdog::Feeder;
-use crate::{notify, spawn};
 
 /// What an epoll event is about; connections and children carry their number in the lower half.
 mod token {
@@ -35,9 +38,6 @@ mod token {
     pub(super) const START: u64 = 2 << 32;
     pub(super) const KIND: u64 = !0 << 32;
 }
-
-/// How long units have to stop at a shutdown, beyond which the machine goes on without them.
-const STOP_LIMIT_NS: u64 = 120_000_000_000;
 
 /// How long nothing has to happen before PID 1 counts as waiting.
 const QUIET_NS: u64 = 2_000_000_000;
@@ -80,14 +80,6 @@ pub struct Pid1 {
     pub(crate) machine_line: String,
     /// Somebody asked for another execution.
     pub(crate) execute_again: bool,
-}
-
-fn polled(writing: bool) -> EpollFlags {
-    if writing {
-        EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-    } else {
-        EpollFlags::EPOLLIN
-    }
 }
 
 fn log(priority: Priority, text: &str) {
@@ -277,125 +269,6 @@ impl Pid1 {
         }
     }
 
-    /// Polls the pipes of starts that are new, and forgets those that were heard.
-    fn watch_starts(&mut self) {
-        let token_of = |pid: i32| token::START | u64::try_from(pid).unwrap_or(0);
-        let mut live = BTreeSet::new();
-        for (pid, fd) in self.manager.starting() {
-            let token = token_of(pid);
-            live.insert(token);
-            if self.watched.contains_key(&token) {
-                continue;
-            }
-            match self
-                .epoll
-                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-            {
-                Ok(()) => {
-                    self.watched.insert(token, false);
-                }
-                Err(err) => log(Priority::Error, &format!("cannot poll a start: {err}")),
-            }
-        }
-        self.watched
-            .retain(|t, _| t & token::KIND != token::START || live.contains(t));
-    }
-
-    /// Polls the journal's socket, for writing too while streams wait.
-    fn watch_journal(&mut self) {
-        let waiting = self.manager.streams.is_waiting();
-        let Some(socket) = self.manager.streams.socket() else {
-            self.watched.remove(&token::JOURNAL);
-            return;
-        };
-        if self.watched.get(&token::JOURNAL) == Some(&waiting) {
-            return;
-        }
-        let event = EpollEvent::new(polled(waiting), token::JOURNAL);
-        let mut changed = event;
-        let result = match self.epoll.add(socket, event) {
-            Err(nix::errno::Errno::EEXIST) => self.epoll.modify(socket, &mut changed),
-            other => other,
-        };
-        match result {
-            Ok(()) => {
-                self.watched.insert(token::JOURNAL, waiting);
-            }
-            Err(err) => log(Priority::Error, &format!("cannot poll the journal: {err}")),
-        }
-    }
-
-    fn accept(&mut self) {
-        while let Some(id) = self.control.as_mut().and_then(Server::accept) {
-            self.watch_connection(id);
-        }
-    }
-
-    fn watch_connection(&mut self, id: u64) {
-        let Some(copy) = self.control.as_ref().and_then(|c| c.connection(id)) else {
-            return;
-        };
-        let token = token::CONNECTION | id;
-        match self
-            .epoll
-            .add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        {
-            Ok(()) => {
-                self.watched.insert(token, false);
-            }
-            Err(err) => log(Priority::Error, &format!("cannot poll a connection: {err}")),
-        }
-    }
-
-    fn connection(&mut self, id: u64, flags: EpollFlags) {
-        if flags.contains(EpollFlags::EPOLLOUT)
-            && let Some(control) = &mut self.control
-        {
-            control.flush(id);
-        }
-        match self.control.as_mut().and_then(|c| c.read(id)) {
-            Some(calls) => {
-                for call in calls {
-                    self.call(id, call);
-                }
-            }
-            None => {
-                self.watched.remove(&(token::CONNECTION | id));
-                // The program goes with the one who asked for it.
-                if let Some(pid) = self.callers.remove(&id) {
-                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGHUP);
-                }
-            }
-        }
-        self.rewatch(id);
-    }
-
-    /// Polls a connection for writing while an answer waits.
-    fn rewatch(&mut self, id: u64) {
-        let token = token::CONNECTION | id;
-        let waiting = self.control.as_mut().is_some_and(|c| c.flush(id));
-        if self.watched.get(&token).is_some_and(|w| *w != waiting)
-            && let Some(fd) = self.control.as_ref().and_then(|c| c.connection(id))
-            && self
-                .epoll
-                .modify(fd, &mut EpollEvent::new(polled(waiting), token))
-                .is_ok()
-        {
-            self.watched.insert(token, waiting);
-        }
-    }
-
-    fn answer(&mut self) {
-        for answer in self.manager.take_answers() {
-            if let Some(control) = &mut self.control {
-                let parameters =
-                    serde_json::json!({ "result": answer.result, "message": answer.message });
-                control.reply(answer.connection, &parameters);
-            }
-            self.rewatch(answer.connection);
-        }
-    }
-
     /// Signals by name as systemd(1), sysvinit and LXC use them.
     fn signal(&mut self, number: i32) {
         let real_time = number.saturating_sub(libc::SIGRTMIN());
@@ -446,237 +319,6 @@ impl Pid1 {
             }
         }
         self.manager.check_empty();
-    }
-
-    /// Polls the power buttons from here on, and for those that appear later.
-    fn watch_buttons(&mut self) {
-        // No bus alias names it: without this module no input device has a node.
-        if let Err(err) = spawn::start_role(&["modprobe", "-q", "evdev"]) {
-            log(Priority::Warning, &format!("cannot load evdev: {err}"));
-        }
-        let watched = PowerButtons::watch().and_then(|buttons| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::DEVICES);
-            self.epoll.add(buttons.appearing(), event)?;
-            Ok(buttons)
-        });
-        match watched {
-            Ok(buttons) => self.buttons = Some(buttons),
-            Err(err) => log(
-                Priority::Warning,
-                &format!("the power button has no effect: {err}"),
-            ),
-        }
-        self.look_for_buttons();
-    }
-
-    fn look_for_buttons(&mut self) {
-        let Some(buttons) = &mut self.buttons else {
-            return;
-        };
-        let (before, all) = buttons.look();
-        for button in all.into_iter().skip(before) {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, token::BUTTON);
-            if let Err(err) = self.epoll.add(button, event) {
-                log(
-                    Priority::Warning,
-                    &format!("cannot poll the power button: {err}"),
-                );
-            }
-        }
-    }
-
-    /// Configuration runs as a child of its own: what it parses is not to be trusted, and what it does may block.
-    fn start_setup(&mut self) {
-        self.setup_began_ns = times::now_ns();
-        match spawn::start_role(&["setup"]) {
-            Ok(pid) => {
-                self.setup = Some(pid);
-                self.manager.adopt(pid, Owner::Setup);
-            }
-            Err(err) => {
-                log(
-                    Priority::Critical,
-                    &format!("cannot start the setup: {err}"),
-                );
-                self.start_units();
-            }
-        }
-    }
-
-    /// What a PID 1 does that goes on where another was.
-    fn take_over(&mut self) {
-        let connections: Vec<u64> = self
-            .control
-            .as_ref()
-            .map(|control| control.connections().collect())
-            .unwrap_or_default();
-        for id in connections {
-            self.watch_connection(id);
-            self.rewatch(id);
-        }
-        // Children that ended in between are waiting to be heard.
-        self.reap_all();
-        match self.setup {
-            Some(pid) if !std::path::Path::new(&format!("/proc/{pid}")).exists() => {
-                self.setup_ended(ProcessEnd::Exited(0));
-            }
-            Some(_) => {}
-            None => {
-                self.trial = Some(Trial::begin());
-                self.watch_buttons();
-                crash_if_asked();
-            }
-        }
-    }
-
-    fn setup_ended(&mut self, end: ProcessEnd) {
-        self.setup = None;
-        if end != ProcessEnd::Exited(0) {
-            let text = format!(
-                "the setup {}; the machine goes on with what it has",
-                crate::service::describe(end)
-            );
-            log(Priority::Error, &text);
-        }
-        times::record("setup", self.setup_began_ns);
-        self.trial = Some(Trial::begin());
-        // Its driver may have come late.
-        if self.watchdog.is_none() {
-            self.watchdog = Feeder::open(times::now_ns());
-        }
-        self.start_units();
-        self.watch_buttons();
-    }
-
-    fn start_units(&mut self) {
-        let command_line = CommandLine::read().unwrap_or_else(|_| CommandLine::parse(""));
-        let target = command_line
-            .value("systemd.unit")
-            .unwrap_or("default.target")
-            .to_owned();
-        let mut wanted = vec![target];
-        for terminal in command_line.values("orlop.shell") {
-            wanted.push(format!(
-                "console-shell@{}.service",
-                terminal.trim_start_matches("/dev/")
-            ));
-        }
-        for name in wanted {
-            let started = UnitName::parse(&name)
-                .map_err(|err| err.to_string())
-                .and_then(|name| {
-                    let id = self.manager.load(&name);
-                    self.manager
-                        .request(Request::Start, id, Mode::Replace, None)
-                });
-            if let Err(err) = started {
-                log(Priority::Error, &format!("cannot start {name}: {err}"));
-            }
-        }
-    }
-
-    /// Nobody decides about a version on trial: a child keeps the reason, so that a disk which hangs does not hang PID 1, and asks
-    /// for the reboot.
-    fn give_up(&mut self) {
-        log(
-            Priority::Critical,
-            "nobody decides whether this version is good: it is given up",
-        );
-        if let Err(err) = spawn::start_role(&["health", "--undecided"]) {
-            self.end(Action::Reboot, &format!("cannot start a program: {err}"));
-        }
-    }
-
-    /// Begins the end: everything is stopped in reverse order.
-    pub(crate) fn end(&mut self, action: Action, why: &str) {
-        if let Some((planned, _, _)) = &mut self.ending {
-            *planned = action;
-            return;
-        }
-        log(Priority::Notice, &format!("{}: {why}", words(action)));
-        let deadline_ns = times::now_ns().saturating_add(STOP_LIMIT_NS);
-        self.ending = Some((action, Ending::Ordered, deadline_ns));
-        let stopped = UnitName::parse("shutdown.target")
-            .map_err(|err| err.to_string())
-            .and_then(|name| {
-                let id = self.manager.load(&name);
-                self.manager
-                    .request(Request::Start, id, Mode::ReplaceIrreversibly, None)
-            });
-        if let Err(err) = stopped {
-            log(
-                Priority::Error,
-                &format!("cannot stop the units in order: {err}"),
-            );
-        }
-    }
-
-    /// `FailureAction=` and its sisters.
-    fn act_on_machine(&mut self, action: MachineAction, why: &str) {
-        let (action, urgency) = match action {
-            MachineAction::None => return,
-            MachineAction::Reboot(urgency) => (Action::Reboot, urgency),
-            MachineAction::PowerOff(urgency) | MachineAction::Exit(urgency) => {
-                (Action::PowerOff, urgency)
-            }
-        };
-        match urgency {
-            Urgency::Orderly => self.end(action, why),
-            Urgency::Force | Urgency::Immediate => {
-                log(Priority::Notice, &format!("{}: {why}", words(action)));
-                if urgency == Urgency::Immediate {
-                    let refusal = crate::teardown::final_step(action);
-                    log(Priority::Alert, &refusal);
-                }
-                shutdown::finish(action);
-            }
-        }
-    }
-
-    /// What follows from all that happened in one turn of the loop.
-    fn after(&mut self) {
-        let idle = self.manager.jobs.is_empty();
-        if idle
-            && self.manager.is_booting()
-            && self.setup_began_ns > 0
-            && !self.manager.graph.is_empty()
-        {
-            self.manager.booted();
-            log(
-                Priority::Notice,
-                &format!(
-                    "boot is complete, {} ms after the kernel",
-                    times::now_ns() / 1_000_000
-                ),
-            );
-            crash_if_asked();
-        }
-        while let Some((action, why)) = self.manager.take_machine_action() {
-            self.act_on_machine(action, &why);
-        }
-        let Some((action, stage, deadline_ns)) = self.ending else {
-            return;
-        };
-        let late = times::now_ns() >= deadline_ns;
-        if !idle && !late {
-            return;
-        }
-        if late {
-            log(
-                Priority::Error,
-                "units did not stop in time; going on without them",
-            );
-        }
-        match stage {
-            Ending::Ordered if !late => {
-                self.ending = Some((action, Ending::Rest, deadline_ns));
-                self.manager.stop_rest();
-                if self.manager.jobs.is_empty() {
-                    shutdown::finish(action);
-                }
-            }
-            Ending::Ordered | Ending::Rest => shutdown::finish(action),
-        }
     }
 }
 
