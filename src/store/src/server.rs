@@ -155,6 +155,18 @@ pub enum ServeError {
         #[source]
         err: NodeError,
     },
+    /// The data is not in the format of this version.
+    #[error(
+        "the data in {} was written by another version of Orlop: start that version, or move the directory away, and begin from a snapshot (etcdctl snapshot restore) or let other members bring this one up to date: without a token, remove it there and add it anew first (etcdctl member)",
+        path.display()
+    )]
+    OtherVersion {
+        /// The directory.
+        path: PathBuf,
+        /// What it is in.
+        #[source]
+        err: NodeError,
+    },
     /// A read met damage. The next start finds out how far it goes.
     #[error("damage was met in {}: the next start looks at all of it, and fetches it from the other members", .0.display())]
     Damage(PathBuf),

@@ -66,7 +66,7 @@ pub enum StateError {
         "{STATE_FILE} cannot be opened without a fault (remove the file {SUSPECT_FILE} to try it again)"
     )]
     Unreadable,
-    /// Written by a later version.
+    /// Written by another version.
     #[error("state format {0} is not known")]
     Format(u32),
     /// An entry of the log is not a command.

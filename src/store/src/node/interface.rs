@@ -113,6 +113,11 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// Whether the data is not in the format of this version.
+    pub fn is_of_another_version(&self) -> bool {
+        matches!(self, Self::State(StateError::Format(_)))
+    }
+
     /// Whether what was durable is not there any more.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -184,10 +184,13 @@ pub(super) fn put_aside(
     settings: &Settings,
     err: NodeError,
 ) -> Result<(), ServeError> {
+    let path = settings.data_dir.clone();
+    if err.is_of_another_version() {
+        return Err(ServeError::OtherVersion { path, err });
+    }
     if !err.is_damage() {
         return Err(err.into());
     }
-    let path = settings.data_dir.clone();
     let aside = path.join(ASIDE);
     let dyn_disk = Arc::clone(disk) as Arc<dyn Disk>;
     let state = match &err {

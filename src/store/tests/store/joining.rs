@@ -297,6 +297,41 @@ fn an_only_member_with_a_damaged_log_does_not_start_and_says_what_to_do() {
 }
 
 #[test]
+fn a_member_whose_data_another_version_wrote_leaves_it_alone_and_says_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut machines = machines(directory.path(), 1);
+    let machine = &mut machines[0];
+    machine.start();
+    machine.insist(&["put", "k", "v"]);
+    machine.kill();
+    let path = machine.data_dir.join("state.redb");
+    // `docs/store-format.md`, "State"
+    let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    let state = redb::Database::open(&path).expect("there is a state");
+    let transaction = state.begin_write().expect("it can be written");
+    let mut table = transaction.open_table(meta).expect("it has a table");
+    let before = table.insert("format", &1u32.to_le_bytes()[..]);
+    assert!(before.expect("it can be written").is_some());
+    drop(table);
+    transaction.commit().expect("it can be written");
+    drop(state);
+    let output = machine.command().stderr(Stdio::piped()).output();
+    let output = output.expect("it starts");
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let place = format!("the data in {} was written", machine.data_dir.display());
+    for part in [
+        place.as_str(),
+        "another version of Orlop",
+        "snapshot restore",
+        "state format 1 is not known",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(path.exists(), "nothing is put aside");
+}
+
+#[test]
 fn machines_that_look_for_one_another_become_a_cluster() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut machines = machines(directory.path(), 3);
