@@ -1,4 +1,5 @@
-//! One connection to a server: HTTP/2 and no more. What the client takes of the machine is missing to both servers.
+//! One connection to a server for tonic's clients: streams, and what is asked seldom. It is HTTP/2 and no more: what the client
+//! takes of the machine is missing to both servers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,10 +22,16 @@ pub(crate) struct Connection {
     authority: Authority,
 }
 
-/// A connection to the server at `address`.
-pub(crate) async fn connect(address: &str) -> Result<Connection> {
+/// A stream of bytes to the server at `address`, on which small requests do not wait for more.
+pub(crate) async fn dial(address: &str) -> Result<TcpStream> {
     let stream = TcpStream::connect(address).await.context("connect")?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection to the server at `address`.
+pub(crate) async fn connect(address: &str) -> Result<Connection> {
+    let stream = dial(address).await?;
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     // Its end is an error of each request that is on the way.
     tokio::spawn(connection);

@@ -7,17 +7,18 @@
 mod cluster;
 mod compare;
 mod connection;
+mod disk;
 mod failover;
 mod million;
 mod unary;
 mod watchers;
 
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use disk::Disk;
 use orlop_store::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use unary::{Connection, Method};
 
@@ -93,51 +94,9 @@ fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<(
     Ok(orlop_store::server::run(&settings, |_| println!("ready"))?)
 }
 
-/// Bytes of the log's block for one put of the load.
-const BLOCK_BYTES: usize = 368;
-
-/// A file of its own, to see what the disk takes.
-struct Disk {
-    file: std::fs::File,
-    path: std::path::PathBuf,
-    /// How many blocks were written.
-    blocks: std::cell::Cell<usize>,
-}
-
-/// Bytes of the file.
-const DISK_BYTES: usize = 4 << 20;
-
-impl Disk {
-    fn new(directory: &std::path::Path) -> Result<Self> {
-        let path = directory.join("sync-test");
-        let file = std::fs::File::create(&path)?;
-        file.write_all_at(&vec![0; DISK_BYTES], 0)?;
-        file.sync_all()?;
-        let blocks = std::cell::Cell::default();
-        Ok(Self { file, path, blocks })
-    }
-
-    /// How long one write of a block and its `fdatasync` take.
-    fn sync(&self) -> Result<Duration> {
-        let begun = Instant::now();
-        let block = self.blocks.replace(self.blocks.get() + 1);
-        let offset = (block * BLOCK_BYTES) % (DISK_BYTES - BLOCK_BYTES);
-        self.file.write_all_at(&[7; BLOCK_BYTES], offset as u64)?;
-        self.file.sync_data()?;
-        Ok(begun.elapsed())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Best effort: it is in a directory for the bench.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// One write and one `fdatasync` after the other.
 fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
-    let disk = Disk::new(directory)?;
+    let mut disk = Disk::new(directory)?;
     let start = Instant::now();
     let mut times = Vec::new();
     while start.elapsed() < time {

@@ -16,6 +16,7 @@ use orlop_store::proto::etcdserverpb::{
 use crate::cluster::{Cluster, Server};
 use crate::compare::row;
 use crate::connection::{Connection, connect};
+use crate::disk::Disk;
 
 const KEYS: usize = 1_000_000;
 /// Puts in one transaction; etcd takes 128.
@@ -27,7 +28,6 @@ const REWRITTEN: usize = 200_000;
 const REST: Duration = Duration::from_secs(10);
 /// How long a client writes while nothing else happens.
 const QUIET: Duration = Duration::from_secs(3);
-
 /// Pause between two looks at how long the disk takes.
 const BETWEEN_SYNCS: Duration = Duration::from_millis(10);
 
@@ -183,7 +183,7 @@ async fn longest_put<T>(
     });
     let (disk, stop) = (directory.to_owned(), Arc::clone(&is_done));
     let disk = tokio::task::spawn_blocking(move || {
-        let disk = crate::Disk::new(&disk)?;
+        let mut disk = Disk::new(&disk)?;
         let mut longest = Duration::ZERO;
         while !stop.load(Ordering::Relaxed) {
             longest = longest.max(disk.sync()?);
