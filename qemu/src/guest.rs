@@ -566,7 +566,7 @@ impl Guest {
     }
 
     /// Resets a guest whose kernel has said nothing for a minute, and has not begun with anything of ours yet: on a busy host
-    /// QEMU's translated processors hang there about once in a hundred starts. What hangs later is left as it is.
+    /// QEMU's translated processors hang there now and then. What hangs later is left as it is.
     fn reset_if_stuck(&mut self, said: &str) -> Result<()> {
         let starts = said.matches("] Linux version ").count();
         let begun = said.matches("] Run /init as init process").count();
