@@ -126,7 +126,8 @@ impl<T> Node<T> {
             State::create(&*disk, options.cache_bytes, &genesis)?;
         }
         State::clear_incoming(&*disk)?;
-        let state = State::open(Arc::clone(&disk), options.cache_bytes)?;
+        let mut state = State::open(Arc::clone(&disk), options.cache_bytes)?;
+        state.set_syncs(options.syncs)?;
         let owner = state.owner;
         if !Wal::exists(&*disk)? {
             return Err(NodeError::LogMissing);
@@ -281,6 +282,7 @@ impl<T> Node<T> {
             self.run()?;
         }
         self.wal.prepare()?;
+        self.follow_checkpoint()?;
         self.checkpoint_if_due()?;
         self.report();
         Ok(std::mem::take(&mut self.outputs))
@@ -295,6 +297,7 @@ impl<T> Node<T> {
         if self.state.is_dirty() && !self.is_short_of_room()? {
             self.checkpoint()?;
         }
+        self.settle()?;
         self.stop_requests();
         Ok(self.outputs)
     }

@@ -42,6 +42,7 @@ use crate::proto::etcdserverpb as pb;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
+use crate::state::Syncs;
 use bootstrap::First;
 use connections::Front;
 use join::Found;
@@ -251,6 +252,7 @@ async fn serve(
     let clock = Instant::now();
     let options = Options {
         seed: shared::random_u64(),
+        syncs: Syncs::Beside,
         ..settings.options.clone()
     };
     let (settings, lost) = &refetch::settle(&*disk, settings)?;

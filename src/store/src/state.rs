@@ -1,14 +1,13 @@
 //! The state on disk: the keyspace, the leases and the place in the log up to which they hold, in one transaction.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use redb::{Durability, ReadOnlyTable, ReadTransaction, StorageBackend, TableDefinition};
+use redb::{Durability, ReadOnlyTable, TableDefinition};
 
 use crate::command::{Change, Command, CommandError, Origin};
 use crate::consensus::{Entry, EntryKind, Mark};
-use crate::disk::{Disk, DiskFile, is_damage};
+use crate::disk::Disk;
 use crate::mvcc::compact;
 use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, META, REVISIONS};
 use crate::mvcc::write::{Applied, Writer};
@@ -16,8 +15,15 @@ use crate::proto::etcdserverpb::Member;
 use crate::roster::Roster;
 use crate::wal::Owner;
 
+mod backend;
+mod database;
 pub mod incoming;
 pub mod outgoing;
+
+use backend::{Backend, Ordered};
+
+pub use backend::Syncs;
+pub use database::Database;
 
 /// Name of the file.
 pub const STATE_FILE: &str = "state.redb";
@@ -125,92 +131,6 @@ impl<T, E: Into<redb::Error>> During<T> for Result<T, E> {
     }
 }
 
-/// The database, for readers in any thread. It can be replaced under them, when it is opened anew after an error.
-#[derive(Debug, Clone)]
-pub struct Database {
-    open: Arc<RwLock<Arc<redb::Database>>>,
-    /// How many hold on to the state of some moment.
-    holds: Arc<AtomicUsize>,
-}
-
-/// As long as it lives, pages of the state of some moment cannot be used again: each transaction takes new ones.
-#[derive(Debug)]
-struct Hold(Arc<AtomicUsize>);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Database {
-    fn new(raw: redb::Database) -> Self {
-        Self {
-            open: Arc::new(RwLock::new(Arc::new(raw))),
-            holds: Arc::default(),
-        }
-    }
-
-    fn get(&self) -> Arc<redb::Database> {
-        Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn hold(&self) -> Hold {
-        self.holds.fetch_add(1, Ordering::Relaxed);
-        Hold(Arc::clone(&self.holds))
-    }
-
-    pub(crate) fn begin_read(&self) -> Result<ReadTransaction, StateError> {
-        use redb::ReadableDatabase;
-        self.get().begin_read().during("begin to read")
-    }
-}
-
-/// A file of a [`Disk`] under the database.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn DiskFile>,
-    /// The database has been opened anew: this one, which a reader may still hold, must not write any more.
-    retired: Arc<AtomicBool>,
-}
-
-impl Backend {
-    fn writable(&self) -> io::Result<&dyn DiskFile> {
-        if self.retired.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the database has been opened anew"));
-        }
-        Ok(&*self.file)
-    }
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out).map_err(|err| {
-            if is_damage(&err) {
-                io::Error::new(io::ErrorKind::InvalidData, err)
-            } else {
-                err
-            }
-        })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writable()?.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.writable()?.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.writable()?.write(offset, data)
-    }
-}
-
 /// What a new member is to be.
 #[derive(Debug, Clone, Default)]
 pub struct Genesis {
@@ -227,7 +147,8 @@ pub struct Genesis {
 pub struct State {
     disk: Arc<dyn Disk>,
     database: Database,
-    retired: Arc<AtomicBool>,
+    file: Arc<Ordered>,
+    syncs: Syncs,
     cache_bytes: usize,
     /// Whose state it is.
     pub owner: Owner,
@@ -239,6 +160,10 @@ pub struct State {
     pub applied: (u64, u64),
     /// The same, as it would be found after a crash.
     pub durable: (u64, u64),
+    /// The same, as of the last checkpoint that has begun.
+    written: (u64, u64),
+    /// The line in the file behind which that checkpoint is, until it is reached.
+    saving: Option<u64>,
     /// The present revision.
     pub revision: i64,
     /// Reads below it fail.
@@ -247,7 +172,7 @@ pub struct State {
     pub compacted: i64,
     /// Bytes of the records that are kept, which the quota is about.
     pub live_bytes: i64,
-    /// Whether a compaction has moved `compacted` since the last checkpoint.
+    /// Whether a compaction has moved `compacted` since the last checkpoint has begun.
     unsaved_compaction: bool,
 }
 
@@ -287,7 +212,7 @@ impl State {
         if suspect == Some(WHILE_OPENING) {
             return Err(StateError::Unreadable);
         }
-        let (mut raw, retired) = open_database(&*disk, STATE_FILE, cache_bytes)?;
+        let (mut raw, file) = open_database(&*disk, STATE_FILE, cache_bytes)?;
         let bytes = disk.open(STATE_FILE, false).and_then(|file| file.size());
         if suspect.is_some() || bytes.map_err(StateError::File)? <= ALWAYS_CHECKED_BYTES {
             raw.check_integrity().during("check the state")?;
@@ -299,7 +224,8 @@ impl State {
         let mut state = Self {
             disk,
             database,
-            retired,
+            file,
+            syncs: Syncs::AtOnce,
             cache_bytes,
             owner: Owner {
                 cluster: 0,
@@ -309,6 +235,8 @@ impl State {
             installed: (0, 0),
             applied: (0, 0),
             durable: (0, 0),
+            written: (0, 0),
+            saving: None,
             revision: 0,
             compact_revision: 0,
             compacted: 0,
@@ -339,6 +267,8 @@ impl State {
         self.installed = (number("installed_index")?, number("installed_term")?);
         self.applied = (number("applied_index")?, number("applied_term")?);
         self.durable = self.applied;
+        self.written = self.applied;
+        self.saving = None;
         self.revision = meta_i64(&meta, "revision")?;
         self.compact_revision = meta_i64(&meta, "compact_revision")?;
         self.compacted = meta_i64(&meta, "compacted")?;
@@ -359,14 +289,11 @@ impl State {
     /// See [`StateError`].
     pub fn reopen(&mut self) -> Result<(), StateError> {
         // Reads that have begun go on in the old one.
-        self.retired.store(true, Ordering::Relaxed);
-        let (raw, retired) = open_database(&*self.disk, STATE_FILE, self.cache_bytes)?;
-        self.retired = retired;
-        *self
-            .database
-            .open
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(raw);
+        self.file.retire();
+        let (raw, file) = open_database(&*self.disk, STATE_FILE, self.cache_bytes)?;
+        file.set_syncs(self.syncs).map_err(StateError::File)?;
+        self.file = file;
+        self.database.replace(raw);
         self.load()
     }
 
@@ -486,19 +413,28 @@ impl State {
     /// Bytes of pages that the next checkpoint writes for each transaction, beside what is in the log: while somebody holds on to
     /// an earlier state, a transaction copies every page that it changes.
     pub fn copied_bytes(&self) -> usize {
-        if self.database.holds.load(Ordering::Relaxed) == 0 {
-            0
-        } else {
+        if self.database.is_held() {
             COPIED_BYTES
+        } else {
+            0
         }
     }
 
-    /// Whether a crash would lose something here (not in the log).
-    pub fn is_dirty(&self) -> bool {
-        self.durable != self.applied || self.unsaved_compaction
+    /// From now on checkpoints become durable so; before, at once.
+    ///
+    /// # Errors
+    /// [`StateError::File`] when no thread can be started.
+    pub fn set_syncs(&mut self, syncs: Syncs) -> Result<(), StateError> {
+        self.syncs = syncs;
+        self.file.set_syncs(syncs).map_err(StateError::File)
     }
 
-    /// Makes all that was applied durable.
+    /// Whether something was applied, or removed by a compaction, since the last checkpoint has begun.
+    pub fn is_dirty(&self) -> bool {
+        self.written != self.applied || self.unsaved_compaction
+    }
+
+    /// Begins to make all that was applied durable.
     ///
     /// # Errors
     /// See [`StateError`]; the state must then be [reopened](State::reopen).
@@ -507,9 +443,39 @@ impl State {
         let mut transaction = database.begin_write().during("begin a checkpoint")?;
         transaction.set_quick_repair(true);
         transaction.commit().during("commit a checkpoint")?;
-        self.durable = self.applied;
+        self.written = self.applied;
+        self.saving = Some(self.file.drawn());
         self.unsaved_compaction = false;
         Ok(())
+    }
+
+    /// Whether a checkpoint has begun and is not known to be durable.
+    pub fn is_saving(&self) -> bool {
+        self.saving.is_some()
+    }
+
+    /// Looks whether the last checkpoint has become durable, and says so once.
+    ///
+    /// # Errors
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
+    pub fn saved(&mut self) -> Result<bool, StateError> {
+        let Some(line) = self.saving else {
+            return Ok(false);
+        };
+        if !self.file.has_reached(line).during("sync a checkpoint")? {
+            return Ok(false);
+        }
+        self.saving = None;
+        self.durable = self.written;
+        Ok(true)
+    }
+
+    /// Waits until the last checkpoint is durable.
+    ///
+    /// # Errors
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
+    pub fn settle(&mut self) -> Result<(), StateError> {
+        self.file.settle().during("sync a checkpoint")
     }
 
     /// Length of the file.
@@ -567,7 +533,7 @@ fn new_database(
     disk: &dyn Disk,
     name: &str,
     cache_bytes: usize,
-) -> Result<(redb::Database, Arc<AtomicBool>), StateError> {
+) -> Result<(redb::Database, Arc<Ordered>), StateError> {
     let names = disk.list().map_err(StateError::File)?;
     if names.iter().any(|n| n == name) {
         disk.remove(name).map_err(StateError::File)?;
@@ -579,18 +545,14 @@ fn open_database(
     disk: &dyn Disk,
     name: &str,
     cache_bytes: usize,
-) -> Result<(redb::Database, Arc<AtomicBool>), StateError> {
+) -> Result<(redb::Database, Arc<Ordered>), StateError> {
     let file = disk.open(name, true).map_err(StateError::File)?;
-    let retired = Arc::new(AtomicBool::new(false));
-    let backend = Backend {
-        file,
-        retired: Arc::clone(&retired),
-    };
+    let file = Ordered::new(file);
     let database = redb::Database::builder()
         .set_cache_size(cache_bytes)
-        .create_with_backend(backend)
+        .create_with_backend(Backend(Arc::clone(&file)))
         .during("open the state")?;
-    Ok((database, retired))
+    Ok((database, file))
 }
 
 /// Makes all tables, so that readers find them.

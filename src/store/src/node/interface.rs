@@ -12,7 +12,7 @@ use crate::peer::PeerMessage;
 use crate::proto::mvccpb::Event;
 use crate::refused::Refused;
 use crate::roster::Roster;
-use crate::state::StateError;
+use crate::state::{StateError, Syncs};
 use crate::wal::WalError;
 
 /// How a member is run.
@@ -36,6 +36,8 @@ pub struct Options {
     pub election_ticks: usize,
     /// Time between two heartbeats, in ticks; less than that time-out.
     pub heartbeat_ticks: usize,
+    /// How checkpoints become durable.
+    pub syncs: Syncs,
     /// Random for each process.
     pub seed: u64,
 }
@@ -52,6 +54,7 @@ impl Default for Options {
             part_bytes: 256 << 10,
             election_ticks: ELECTION_TICKS,
             heartbeat_ticks: HEARTBEAT_TICKS,
+            syncs: Syncs::WhenAsked,
             seed: 0,
         }
     }

@@ -164,12 +164,21 @@ impl<T> Node<T> {
                     || self.unsaved_bytes >= CHECKPOINT_BYTES
             }
         };
-        if due && self.state.is_dirty() && !self.is_short_of_room()? {
-            self.checkpoint()?;
+        let ahead = self.state.is_saving() && self.unsaved_bytes < 2 * CHECKPOINT_BYTES;
+        if !due || ahead || !self.state.is_dirty() || self.is_short_of_room()? {
+            return Ok(());
+        }
+        // Where the disk is slower than what is written, whoever writes has to wait for it.
+        self.settle()?;
+        self.checkpoint()?;
+        if self.broke_off.is_some() {
+            // Whoever waits for room wants to know at once.
+            self.settle()?;
         }
         Ok(())
     }
 
+    /// Begins a checkpoint.
     pub(super) fn checkpoint(&mut self) -> Result<(), NodeError> {
         match self.state.checkpoint() {
             Err(err) if err.is_full() => return self.recover(),
@@ -177,6 +186,26 @@ impl<T> Node<T> {
         }
         self.unsaved_bytes = 0;
         self.unsaved_since = None;
+        Ok(())
+    }
+
+    /// Waits until the checkpoint that has begun is durable.
+    pub(super) fn settle(&mut self) -> Result<(), NodeError> {
+        match self.state.settle() {
+            Err(err) if err.is_full() => return self.recover(),
+            other => other?,
+        }
+        self.follow_checkpoint()
+    }
+
+    /// Gives up the log that is not needed any more once a checkpoint is durable.
+    pub(super) fn follow_checkpoint(&mut self) -> Result<(), NodeError> {
+        match self.state.saved() {
+            Err(err) if err.is_full() => return self.recover(),
+            Err(err) => return Err(err.into()),
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+        }
         if self.broke_off.take().is_some() {
             self.look_for_room()?;
         }

@@ -3,7 +3,6 @@
 //! It is written to a file of its own, which takes the state's name when it is whole and durable.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use redb::{Durability, ReadableTable};
 use sha2::{Digest, Sha256};
@@ -29,7 +28,6 @@ const DIGEST_BYTES: usize = 32;
 pub struct Incoming {
     disk: Arc<dyn Disk>,
     database: redb::Database,
-    _retired: Arc<AtomicBool>,
     owner: Owner,
     digest: Sha256,
     complete: bool,
@@ -41,14 +39,13 @@ impl Incoming {
     /// # Errors
     /// See [`StateError`].
     pub fn new(disk: Arc<dyn Disk>, cache_bytes: usize, owner: Owner) -> Result<Self, StateError> {
-        let (database, retired) = new_database(&*disk, INCOMING_FILE, cache_bytes)?;
+        let (database, _) = new_database(&*disk, INCOMING_FILE, cache_bytes)?;
         let transaction = database.begin_write().during("begin to make a state")?;
         make_tables(&transaction)?;
         transaction.commit().during("make a state")?;
         Ok(Self {
             disk,
             database,
-            _retired: retired,
             owner,
             digest: Sha256::new(),
             complete: false,

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
-use super::{Database, During, Hold, State, StateError};
+use super::database::Hold;
+use super::{Database, During, State, StateError};
 use crate::bytes::put_bytes;
 use crate::consensus::Mark;
 use crate::mvcc::table::{LEASES, META, REVISIONS};
