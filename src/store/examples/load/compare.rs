@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::cluster::{Cluster, Server};
-use crate::{Work, failover, load, million, sync, watchers};
+use crate::{Work, failover, load, messages, million, sync, watchers};
 
 /// Clients of the rows.
 const CLIENTS: [usize; 3] = [1, 64, 256];
@@ -48,18 +48,28 @@ pub(crate) async fn compare(directory: &Path, time: Duration) -> Result<()> {
     million::compare(directory).await
 }
 
-/// What one put after the other takes, beside one write and `fdatasync` of the same bytes after the other, in µs.
+/// What one put after the other takes, beside one write and `fdatasync` of the same bytes after the other, in µs; and beside the least that a
+/// put over a connection can take: that, and a message to another process and back.
 async fn one_put(directory: &Path, time: Duration) -> Result<()> {
     let ours = Cluster::start(Server::Ours, 1, directory)?;
     let leader = ours.leader().await?;
-    let (mut put, mut disk) = (Duration::MAX, Duration::MAX);
+    let (mut put, mut disk, mut message) = (Duration::MAX, Duration::MAX, Duration::MAX);
     for _ in 0..RUNS {
         disk = disk.min(sync(directory, time)?.median());
+        message = message.min(messages(time)?.median());
         put = put.min(load(Work::Put, &leader, 1, time).await?.median());
     }
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     println!();
-    println!("{:<46} {:>9} {:>9} {:>7}", "in µs", "ours", "disk", "ratio");
+    println!(
+        "{:<46} {:>9} {:>9} {:>7}",
+        "in µs", "ours", "least", "ratio"
+    );
     row("one put beside one fdatasync", us(put), us(disk));
+    row(
+        "    and a message there and back",
+        us(put),
+        us(disk + message),
+    );
     Ok(())
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod compare;
 mod connection;
 mod disk;
+mod echo;
 mod failover;
 mod million;
 mod unary;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use disk::Disk;
+use echo::Echo;
 use orlop_store::proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use unary::{Connection, Method};
 
@@ -38,6 +40,7 @@ fn main() -> Result<()> {
             sync(directory.as_ref(), Duration::from_secs(seconds.parse()?))?.tell();
             Ok(())
         }
+        ["echo", address] => echo::serve(address),
         ["million", directory] => runtime()?.block_on(million::compare(directory.as_ref())),
         ["watchers", directory] => runtime()?.block_on(watchers::compare(directory.as_ref())),
         ["failover", directory] => runtime()?.block_on(failover::compare(directory.as_ref())),
@@ -97,10 +100,20 @@ fn serve(address: &str, directory: &str, cluster: Option<[&str; 3]>) -> Result<(
 /// One write and one `fdatasync` after the other.
 fn sync(directory: &std::path::Path, time: Duration) -> Result<Rate> {
     let mut disk = Disk::new(directory)?;
+    one_by_one(time, || disk.sync())
+}
+
+/// One message to another process and its answer after the other.
+fn messages(time: Duration) -> Result<Rate> {
+    let mut echo = Echo::start()?;
+    one_by_one(time, || echo.ask())
+}
+
+fn one_by_one(time: Duration, mut act: impl FnMut() -> Result<Duration>) -> Result<Rate> {
     let start = Instant::now();
     let mut times = Vec::new();
     while start.elapsed() < time {
-        times.push(disk.sync()?);
+        times.push(act()?);
     }
     times.sort_unstable();
     Ok(Rate {
