@@ -568,15 +568,18 @@ impl Guest {
     /// Resets a guest whose kernel has said nothing for a minute, and has not begun with anything of ours yet: on a busy host
     /// QEMU's translated processors hang there now and then. What hangs later is left as it is.
     fn reset_if_stuck(&mut self, said: &str) -> Result<()> {
+        if self.accel != Accel::Tcg || self.resets >= MOST_RESETS {
+            return Ok(());
+        }
         let starts = said.matches("] Linux version ").count();
         let begun = said.matches("] Run /init as init process").count();
+        if starts <= begun + self.resets {
+            return Ok(());
+        }
         let silence = std::fs::metadata(&self.log.path)
             .and_then(|log| log.modified())
             .map(|at| at.elapsed().unwrap_or_default());
-        let is_stuck = self.accel == Accel::Tcg
-            && starts > begun + self.resets
-            && silence.is_ok_and(|silence| silence > KERNEL_PATIENCE);
-        if !is_stuck || self.resets >= MOST_RESETS {
+        if !silence.is_ok_and(|silence| silence > KERNEL_PATIENCE) {
             return Ok(());
         }
         self.resets += 1;
