@@ -156,12 +156,18 @@ impl PeerMessage {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        self.encode_to(&mut out);
+        out
+    }
+
+    /// Appends its bytes.
+    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.from.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
         match &self.body {
             Body::Consensus(message) => {
                 out.push(1);
-                message.encode(&mut out);
+                message.encode(out);
             }
             Body::Propose {
                 term,
@@ -213,9 +219,9 @@ impl PeerMessage {
                 out.push(6);
                 out.extend_from_slice(&index.to_le_bytes());
                 out.extend_from_slice(&part.to_le_bytes());
-                put_bytes(bytes, &mut out);
+                put_bytes(bytes, out);
                 if let Some(message) = message {
-                    message.encode(&mut out);
+                    message.encode(out);
                 }
             }
             Body::PartsTaken { index, parts } => {
@@ -225,7 +231,6 @@ impl PeerMessage {
             }
             Body::Removed => out.push(8),
         }
-        out
     }
 
     /// The inverse of [`PeerMessage::encode`].

@@ -2,7 +2,7 @@
 
 use raft::prelude::{Message as RaftMessage, MessageType, Snapshot, SnapshotMetadata};
 
-use super::raft::{from_raft, to_conf_state, to_raft};
+use super::raft::{kind_of, to_conf_state, to_raft};
 use super::{Entry, EntryKind, Mark, Members};
 use crate::bytes::{Ended, Reader, put_bytes, put_ids};
 
@@ -35,6 +35,9 @@ impl From<Ended> for MessageError {
         Self::Ended
     }
 }
+
+/// More than a message takes without its entries, if it is not about a state.
+const MESSAGE_BYTES: usize = 128;
 
 /// The kinds that go from member to member, by their number on the wire.
 const KINDS: [(u8, MessageType); 13] = [
@@ -107,6 +110,7 @@ impl Message {
     /// Appends its bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let message = &self.0;
+        out.reserve(MESSAGE_BYTES + self.entry_bytes());
         let kind = KINDS
             .iter()
             .find(|(_, kind)| *kind as i32 == message.msg_type);
@@ -138,8 +142,7 @@ impl Message {
         }
         out.extend_from_slice(&(message.entries.len() as u32).to_le_bytes());
         for entry in &message.entries {
-            let entry = from_raft(entry.clone());
-            out.push(entry.kind as u8);
+            out.push(kind_of(entry) as u8);
             out.extend_from_slice(&entry.index.to_le_bytes());
             out.extend_from_slice(&entry.term.to_le_bytes());
             put_bytes(&entry.data, out);

@@ -104,6 +104,7 @@ impl RaftConsensus {
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: IN_FLIGHT,
             max_uncommitted_size: UNCOMMITTED_BYTES,
+            batch_append: true,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
@@ -419,16 +420,19 @@ pub(super) fn to_raft(entry: Entry) -> RaftEntry {
     out
 }
 
-pub(super) fn from_raft(entry: RaftEntry) -> Entry {
-    let kind = match entry.get_entry_type() {
+pub(super) fn kind_of(entry: &RaftEntry) -> EntryKind {
+    match entry.get_entry_type() {
         EntryType::EntryNormal => EntryKind::Command,
         EntryType::EntryConfChange => EntryKind::Change,
         EntryType::EntryConfChangeV2 => EntryKind::JointChange,
-    };
+    }
+}
+
+fn from_raft(entry: RaftEntry) -> Entry {
     Entry {
         index: entry.index,
         term: entry.term,
-        kind,
+        kind: kind_of(&entry),
         data: entry.data,
         context: entry.context,
     }

@@ -47,6 +47,12 @@ const MAX_URLS: usize = 16;
 /// Time that a client's way to a member may take to open.
 const OPEN_TIME: Duration = Duration::from_secs(5);
 const HELLO_BYTES: usize = 8 + 4 + 1 + 24;
+/// Length and checksum of what follows.
+const FRAME_HEAD_BYTES: usize = 8;
+/// Memory that a frame is given at once.
+const READ_BYTES: usize = 1 << 20;
+/// Frames that are shorter are gathered before they are written.
+const GATHERED_BYTES: usize = 4 << 10;
 /// The longest frame: a message with its entries, and some.
 const MAX_FRAME_BYTES: usize = 80 << 20;
 /// Bytes that may wait for one member; what comes on top is dropped, as a network may.
@@ -123,7 +129,7 @@ impl Lanes {
         let Some(lane) = lanes.get(&message.to) else {
             return;
         };
-        let frame = frame(&message.encode());
+        let frame = frame_of(|out| message.encode_to(out));
         if lane.waiting.fetch_add(frame.len(), Relaxed) > MAX_WAITING_BYTES {
             lane.waiting.fetch_sub(frame.len(), Relaxed);
             return;
@@ -194,15 +200,22 @@ impl Caller {
 }
 
 pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(payload.len() + 8);
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
-    out.extend_from_slice(payload);
+    frame_of(|out| out.extend_from_slice(payload))
+}
+
+/// A frame around what `write` appends.
+fn frame_of(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = vec![0; FRAME_HEAD_BYTES];
+    write(&mut out);
+    let (head, payload) = out.split_at_mut(FRAME_HEAD_BYTES);
+    let (length, check) = head.split_at_mut(4);
+    length.copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    check.copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
     out
 }
 
 pub(super) async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
-    let mut head = [0; 8];
+    let mut head = [0; FRAME_HEAD_BYTES];
     stream.read_exact(&mut head).await?;
     let [a, b, c, d, check @ ..] = head;
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -211,9 +224,10 @@ pub(super) async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin)) -> io::
     }
     // Memory grows with what comes, not with what was promised.
     let mut payload = Vec::new();
-    stream.take(length as u64).read_to_end(&mut payload).await?;
-    if payload.len() < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    while payload.len() < length {
+        let read = payload.len();
+        payload.resize(length.min(read + READ_BYTES), 0);
+        stream.read_exact(&mut payload[read..]).await?;
     }
     if crc32fast::hash(&payload) != u32::from_le_bytes(check) {
         return Err(io::Error::other("a frame's checksum is another"));
@@ -328,7 +342,7 @@ async fn carry_on(
     if std::mem::take(told) {
         log::info!("member {:x} is reached again", member.id);
     }
-    let mut stream = BufWriter::with_capacity(64 << 10, stream);
+    let mut stream = BufWriter::with_capacity(GATHERED_BYTES, stream);
     stream.write_all(&caller.greeting(member.id)).await?;
     let mut frame = first;
     loop {
