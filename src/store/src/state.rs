@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use redb::{Durability, ReadOnlyTable, TableDefinition};
+use redb::{ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
 use crate::command::{Change, Command, CommandError, Origin};
 use crate::consensus::{Entry, EntryKind, Mark};
@@ -21,6 +21,7 @@ pub mod incoming;
 pub mod outgoing;
 
 use backend::{Backend, Ordered};
+use database::Numbers;
 
 pub use backend::Syncs;
 pub use database::Database;
@@ -87,6 +88,9 @@ pub enum StateError {
     /// The log holds a change of members of a kind that is not made.
     #[error("entry {0} of the log changes several members at once")]
     Change(u64),
+    /// What was written last was lost; the log is being applied again.
+    #[error("the log is being applied again, up to entry {0}")]
+    Behind(u64),
     /// What came as a snapshot is not one.
     #[error("the snapshot is broken: {0}")]
     Snapshot(&'static str),
@@ -174,6 +178,47 @@ pub struct State {
     pub live_bytes: i64,
     /// Whether a compaction has moved `compacted` since the last checkpoint has begun.
     unsaved_compaction: bool,
+    /// Whether what was applied last has begun a transaction.
+    begins: bool,
+}
+
+/// An entry of the log, decoded.
+enum Step {
+    Command(Origin, Command),
+    Change(Origin, Change),
+    /// A new leader's first one.
+    Nothing,
+}
+
+impl Step {
+    fn decode(entry: &Entry) -> Result<Self, StateError> {
+        let command_error = |err| StateError::Command {
+            index: entry.index,
+            err,
+        };
+        match entry.kind {
+            EntryKind::Command if entry.data.is_empty() => Ok(Self::Nothing),
+            EntryKind::Command => {
+                let (origin, command) = Command::decode(&entry.data).map_err(command_error)?;
+                Ok(Self::Command(origin, command))
+            }
+            EntryKind::Change => {
+                let (origin, change) = Change::decode(&entry.context).map_err(command_error)?;
+                Ok(Self::Change(origin, change))
+            }
+            EntryKind::JointChange => Err(StateError::Change(entry.index)),
+        }
+    }
+
+    /// Whether it may change any number of keys.
+    fn may_take_long(&self) -> bool {
+        match self {
+            Self::Command(_, command) => {
+                !matches!(command, Command::Put(_) | Command::LeaseGrant(_))
+            }
+            Self::Change(..) | Self::Nothing => false,
+        }
+    }
 }
 
 impl State {
@@ -220,10 +265,9 @@ impl State {
         if suspect.is_some() {
             disk.remove(SUSPECT_FILE).map_err(StateError::File)?;
         }
-        let database = Database::new(raw);
         let mut state = Self {
             disk,
-            database,
+            database: Database::new(raw),
             file,
             syncs: Syncs::AtOnce,
             cache_bytes,
@@ -242,13 +286,15 @@ impl State {
             compacted: 0,
             live_bytes: 0,
             unsaved_compaction: false,
+            begins: true,
         };
-        state.load()?;
+        let database = state.database.get();
+        state.load(&database)?;
         Ok(state)
     }
 
-    fn load(&mut self) -> Result<(), StateError> {
-        let read = self.database.begin_read()?;
+    fn load(&mut self, database: &redb::Database) -> Result<(), StateError> {
+        let read = database.begin_read().during("begin to read")?;
         let meta = read.open_table(META).during("open a table")?;
         let format = meta_bytes(&meta, "format")?;
         if format != FORMAT {
@@ -293,87 +339,89 @@ impl State {
         let (raw, file) = open_database(&*self.disk, STATE_FILE, self.cache_bytes)?;
         file.set_syncs(self.syncs).map_err(StateError::File)?;
         self.file = file;
-        self.database.replace(raw);
-        self.load()
+        let told = self.applied.0;
+        self.load(&raw)?;
+        let behind = Some(told).filter(|told| *told > self.applied.0);
+        self.database.replace(raw, behind);
+        Ok(())
     }
 
-    /// Applies entries of the log, in order, in one transaction that is not yet synced. Entries that have been applied
-    /// before are passed over.
+    /// Applies entries of the log, in order. Entries that have been applied before are passed over.
     ///
     /// # Errors
-    /// See [`StateError`]; nothing has been applied then.
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
     pub fn apply(
         &mut self,
         entries: &[Entry],
     ) -> Result<Vec<(Option<Origin>, Applied)>, StateError> {
-        let mut out = Vec::with_capacity(entries.len());
-        let Some(last) = entries.last().filter(|e| e.index > self.applied.0) else {
-            return Ok(out);
+        let new = entries.iter().filter(|e| e.index > self.applied.0);
+        let steps = new.map(Step::decode).collect::<Result<Vec<_>, _>>()?;
+        let Some(last) = entries.last().filter(|_| !steps.is_empty()) else {
+            return Ok(Vec::new());
         };
-        let database = self.database.get();
-        let mut transaction = database.begin_write().during("begin to write")?;
-        transaction
-            .set_durability(Durability::None)
-            .map_err(|_| StateError::Meta("durability"))?;
-        let (revision, compact_revision, live_bytes, roster) = {
+        if steps.iter().any(Step::may_take_long) {
+            self.database.commit()?;
+        }
+        let mut roster = None;
+        let ((out, numbers), begins) = self.database.write(|transaction| {
             let mut writer = Writer::new(
-                &transaction,
+                transaction,
                 self.revision,
                 self.compact_revision,
                 self.live_bytes,
                 self.roster.clone(),
             )?;
-            for entry in entries.iter().filter(|e| e.index > self.applied.0) {
-                let command_error = |err| StateError::Command {
-                    index: entry.index,
-                    err,
-                };
-                match entry.kind {
-                    EntryKind::Command => {}
-                    EntryKind::Change => {
-                        let (origin, change) =
-                            Change::decode(&entry.context).map_err(command_error)?;
-                        out.push((Some(origin), writer.apply_change(&change)));
-                        continue;
+            let mut out = Vec::with_capacity(steps.len());
+            for step in &steps {
+                match step {
+                    Step::Command(origin, command) => {
+                        out.push((Some(*origin), writer.apply(command)?));
                     }
-                    EntryKind::JointChange => return Err(StateError::Change(entry.index)),
+                    Step::Change(origin, change) => {
+                        out.push((Some(*origin), writer.apply_change(change)));
+                    }
+                    Step::Nothing => {}
                 }
-                if entry.data.is_empty() {
-                    continue;
-                }
-                let (origin, command) = Command::decode(&entry.data).map_err(command_error)?;
-                out.push((Some(origin), writer.apply(&command)?));
             }
-            (
-                writer.revision,
-                writer.compact_revision,
-                writer.live_bytes,
-                writer.roster,
-            )
-        };
-        {
-            let mut meta = transaction.open_table(META).during("open a table")?;
-            let mut put = |name: &str, value: &[u8]| {
-                meta.insert(name, value).map(|_| ()).during("write meta")
+            let numbers = Numbers {
+                applied: (last.index, last.term),
+                revision: writer.revision,
+                compact_revision: writer.compact_revision,
+                live_bytes: writer.live_bytes,
+                ..self.numbers()
             };
-            put("applied_index", &last.index.to_le_bytes())?;
-            put("applied_term", &last.term.to_le_bytes())?;
-            put("revision", &revision.to_le_bytes())?;
-            put("live_bytes", &live_bytes.to_le_bytes())?;
-            if compact_revision != self.compact_revision {
-                put("compact_revision", &compact_revision.to_le_bytes())?;
+            if writer.roster != self.roster {
+                let mut meta = transaction.open_table(META).during("open a table")?;
+                meta.insert("roster", writer.roster.encode().as_slice())
+                    .during("write meta")?;
+                roster = Some(writer.roster);
             }
-            if roster != self.roster {
-                put("roster", &roster.encode())?;
-            }
+            Ok(((out, numbers), numbers))
+        })?;
+        self.begins = begins;
+        self.set_numbers(&numbers);
+        if let Some(roster) = roster {
+            self.roster = roster;
         }
-        transaction.commit().during("commit")?;
-        self.applied = (last.index, last.term);
-        self.revision = revision;
-        self.compact_revision = compact_revision;
-        self.live_bytes = live_bytes;
-        self.roster = roster;
         Ok(out)
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            applied: self.applied,
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            compacted: self.compacted,
+            live_bytes: self.live_bytes,
+        }
+    }
+
+    fn set_numbers(&mut self, numbers: &Numbers) {
+        self.applied = numbers.applied;
+        self.revision = numbers.revision;
+        self.compact_revision = numbers.compact_revision;
+        self.compacted = numbers.compacted;
+        self.live_bytes = numbers.live_bytes;
     }
 
     /// Whether old revisions wait to be removed.
@@ -381,39 +429,30 @@ impl State {
         self.compacted < self.compact_revision
     }
 
-    /// Removes some old revisions; not yet synced.
+    /// Removes some old revisions.
     ///
     /// # Errors
-    /// See [`StateError`].
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
     pub fn compact_some(&mut self, limit: usize) -> Result<(), StateError> {
-        let database = self.database.get();
-        let mut transaction = database.begin_write().during("begin to compact")?;
-        transaction
-            .set_durability(Durability::None)
-            .map_err(|_| StateError::Meta("durability"))?;
-        let (done, freed_bytes) =
-            compact::step(&transaction, self.compacted, self.compact_revision, limit)?;
-        {
-            let mut meta = transaction.open_table(META).during("open a table")?;
-            meta.insert("compacted", done.to_le_bytes().as_slice())
-                .during("write meta")?;
-            meta.insert(
-                "live_bytes",
-                (self.live_bytes - freed_bytes).to_le_bytes().as_slice(),
-            )
-            .during("write meta")?;
-        }
-        transaction.commit().during("commit")?;
-        self.compacted = done;
-        self.live_bytes -= freed_bytes;
+        let (numbers, _) = self.database.write(|transaction| {
+            let (compacted, freed_bytes) =
+                compact::step(transaction, self.compacted, self.compact_revision, limit)?;
+            let numbers = Numbers {
+                compacted,
+                live_bytes: self.live_bytes - freed_bytes,
+                ..self.numbers()
+            };
+            Ok((numbers, numbers))
+        })?;
+        self.set_numbers(&numbers);
         self.unsaved_compaction = true;
         Ok(())
     }
 
-    /// Bytes of pages that the next checkpoint writes for each transaction, beside what is in the log: while somebody holds on to
-    /// an earlier state, a transaction copies every page that it changes.
+    /// Bytes of pages that the next checkpoint writes for what was applied last, beside what is in the log: while somebody holds on
+    /// to an earlier state, each transaction copies every page that it changes.
     pub fn copied_bytes(&self) -> usize {
-        if self.database.is_held() {
+        if self.begins && self.database.is_held() {
             COPIED_BYTES
         } else {
             0
@@ -439,6 +478,7 @@ impl State {
     /// # Errors
     /// See [`StateError`]; the state must then be [reopened](State::reopen).
     pub fn checkpoint(&mut self) -> Result<(), StateError> {
+        self.database.commit()?;
         let database = self.database.get();
         let mut transaction = database.begin_write().during("begin a checkpoint")?;
         transaction.set_quick_repair(true);

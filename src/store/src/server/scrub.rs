@@ -26,8 +26,12 @@ pub(super) fn run(shared: &Weak<Shared>) {
                 .reader()
                 .and_then(|reader| scrub.step(&reader, RECORDS));
             if let Err(err) = looked {
-                log::error!("the state is damaged: {err}");
-                refetch::met(&err);
+                if err.is_damage() {
+                    log::error!("the state is damaged: {err}");
+                    refetch::met(&err);
+                } else {
+                    log::warn!("the look at the whole state broke off: {err}");
+                }
                 break;
             }
         }

@@ -496,6 +496,10 @@ impl From<Refused> for GrpcStatus {
 
 impl From<StateError> for GrpcStatus {
     fn from(err: StateError) -> Self {
+        if let StateError::Behind(_) = err {
+            log::warn!("a read is refused: {err}");
+            return Refused::TimedOut.into();
+        }
         log::error!("the state cannot be read: {err}");
         super::refetch::met(&err);
         Refused::Corrupt.into()

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use sha2::{Digest, Sha256};
 
 use super::database::Hold;
@@ -87,7 +87,7 @@ impl Outgoing {
 
     fn read(database: &Database, mark: Mark) -> Result<Self, StateError> {
         let hold = database.hold();
-        let transaction = database.get().begin_read().during("begin to read")?;
+        let transaction = database.begin_read()?;
         let mut head = VecDeque::new();
         let meta = transaction.open_table(META).during("open a table")?;
         for item in meta.iter().during("read meta")? {
