@@ -1,30 +1,34 @@
 //! The state on disk: the keyspace, the leases and the place in the log up to which they hold, in one transaction.
 
-use std::io;
 use std::sync::Arc;
 
-use redb::{ReadOnlyTable, ReadableDatabase as _, TableDefinition};
+use redb::{ReadOnlyTable, ReadableDatabase as _};
 
-use crate::command::{Change, Command, CommandError, Origin};
+use crate::command::{Change, Command, Origin};
 use crate::consensus::{Entry, EntryKind, Mark};
 use crate::disk::Disk;
 use crate::mvcc::compact;
-use crate::mvcc::table::{CURRENT, HISTORY, LEASE_KEYS, LEASES, META, REVISIONS};
+use crate::mvcc::table::{LEASES, META};
 use crate::mvcc::write::{Applied, Writer};
-use crate::proto::etcdserverpb::Member;
 use crate::roster::Roster;
 use crate::wal::Owner;
 
 mod backend;
+mod create;
 mod database;
+mod error;
 pub mod incoming;
 pub mod outgoing;
 
 use backend::{Backend, Ordered};
+use create::{make, make_tables, new_database};
 use database::Numbers;
 
 pub use backend::Syncs;
+pub use create::Genesis;
 pub use database::Database;
+pub(crate) use error::During;
+pub use error::StateError;
 
 /// Name of the file.
 pub const STATE_FILE: &str = "state.redb";
@@ -43,108 +47,6 @@ const FORMAT: u32 = 2;
 pub const FIRST_ENTRY: (u64, u64) = (1, 1);
 /// Revision of a keyspace that no one has written to, as in etcd.
 pub const FIRST_REVISION: i64 = 1;
-
-/// Why the state cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The database failed.
-    #[error("{operation}")]
-    Database {
-        /// What was being done.
-        operation: &'static str,
-        /// The cause.
-        #[source]
-        err: Box<redb::Error>,
-    },
-    /// The file cannot be opened.
-    #[error("open {STATE_FILE}")]
-    File(#[source] io::Error),
-    /// A record is not what was written.
-    #[error("the record of revision {revision} is damaged")]
-    Damaged {
-        /// Its revision.
-        revision: i64,
-    },
-    /// A value of `meta` is missing or of the wrong length.
-    #[error("{0:?} in the table meta is missing or broken")]
-    Meta(&'static str),
-    /// The program that last opened the state panicked.
-    #[error(
-        "{STATE_FILE} cannot be opened without a fault (remove the file {SUSPECT_FILE} to try it again)"
-    )]
-    Unreadable,
-    /// Written by another version.
-    #[error("state format {0} is not known")]
-    Format(u32),
-    /// An entry of the log is not a command.
-    #[error("entry {index} of the log")]
-    Command {
-        /// Its index.
-        index: u64,
-        /// The cause.
-        #[source]
-        err: CommandError,
-    },
-    /// The log holds a change of members of a kind that is not made.
-    #[error("entry {0} of the log changes several members at once")]
-    Change(u64),
-    /// What was written last was lost; the log is being applied again.
-    #[error("the log is being applied again, up to entry {0}")]
-    Behind(u64),
-    /// What came as a snapshot is not one.
-    #[error("the snapshot is broken: {0}")]
-    Snapshot(&'static str),
-}
-
-impl StateError {
-    /// Whether just room is missing.
-    pub fn is_full(&self) -> bool {
-        let Self::Database { err, .. } = self else {
-            return false;
-        };
-        matches!(&**err, redb::Error::Io(err) if matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-    }
-
-    /// Whether what was durable is not there any more.
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged { .. } | Self::Meta(_) | Self::Unreadable => true,
-            Self::Database { err, .. } => match &**err {
-                redb::Error::Corrupted(_)
-                | redb::Error::TableDoesNotExist(_)
-                | redb::Error::TableTypeMismatch { .. } => true,
-                redb::Error::Io(err) => err.kind() == io::ErrorKind::InvalidData,
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-}
-
-/// Names the operation that a database error came from.
-pub(crate) trait During<T> {
-    fn during(self, operation: &'static str) -> Result<T, StateError>;
-}
-
-impl<T, E: Into<redb::Error>> During<T> for Result<T, E> {
-    fn during(self, operation: &'static str) -> Result<T, StateError> {
-        self.map_err(|err| StateError::Database {
-            operation,
-            err: Box::new(err.into()),
-        })
-    }
-}
-
-/// What a new member is to be.
-#[derive(Debug, Clone, Default)]
-pub struct Genesis {
-    /// Id of the cluster.
-    pub cluster: u64,
-    /// Id of this member.
-    pub member: u64,
-    /// The first members; none when this one joins a cluster that is there.
-    pub members: Vec<Member>,
-}
 
 /// The state, open for writing.
 #[derive(Debug)]
@@ -568,19 +470,6 @@ fn suspicion(disk: &dyn Disk) -> Result<Option<u8>, StateError> {
     Ok(Some(first[0]))
 }
 
-/// A database in a new file.
-fn new_database(
-    disk: &dyn Disk,
-    name: &str,
-    cache_bytes: usize,
-) -> Result<(redb::Database, Arc<Ordered>), StateError> {
-    let names = disk.list().map_err(StateError::File)?;
-    if names.iter().any(|n| n == name) {
-        disk.remove(name).map_err(StateError::File)?;
-    }
-    open_database(disk, name, cache_bytes)
-}
-
 fn open_database(
     disk: &dyn Disk,
     name: &str,
@@ -593,51 +482,6 @@ fn open_database(
         .create_with_backend(Backend(Arc::clone(&file)))
         .during("open the state")?;
     Ok((database, file))
-}
-
-/// Makes all tables, so that readers find them.
-fn make_tables(transaction: &redb::WriteTransaction) -> Result<(), StateError> {
-    fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
-        t: &redb::WriteTransaction,
-        table: TableDefinition<'_, K, V>,
-    ) -> Result<(), StateError> {
-        t.open_table(table).map(|_| ()).during("make a table")
-    }
-    table(transaction, CURRENT)?;
-    table(transaction, HISTORY)?;
-    table(transaction, REVISIONS)?;
-    table(transaction, LEASES)?;
-    table(transaction, LEASE_KEYS)?;
-    table(transaction, META)
-}
-
-fn make(database: &redb::Database, genesis: &Genesis) -> Result<(), StateError> {
-    let mut transaction = database.begin_write().during("begin to make the state")?;
-    transaction.set_quick_repair(true);
-    make_tables(&transaction)?;
-    {
-        let applied = if genesis.members.is_empty() {
-            (0, 0)
-        } else {
-            FIRST_ENTRY
-        };
-        let mut meta = transaction.open_table(META).during("make a table")?;
-        let mut put =
-            |name: &str, value: &[u8]| meta.insert(name, value).map(|_| ()).during("write meta");
-        put("format", &FORMAT.to_le_bytes())?;
-        put("cluster_id", &genesis.cluster.to_le_bytes())?;
-        put("member_id", &genesis.member.to_le_bytes())?;
-        put("applied_index", &applied.0.to_le_bytes())?;
-        put("applied_term", &applied.1.to_le_bytes())?;
-        put("installed_index", &applied.0.to_le_bytes())?;
-        put("installed_term", &applied.1.to_le_bytes())?;
-        put("revision", &FIRST_REVISION.to_le_bytes())?;
-        put("compact_revision", &0i64.to_le_bytes())?;
-        put("compacted", &0i64.to_le_bytes())?;
-        put("live_bytes", &0i64.to_le_bytes())?;
-        put("roster", &Roster::new(genesis.members.clone()).encode())?;
-    }
-    transaction.commit().during("make the state")
 }
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;

@@ -93,17 +93,17 @@ impl Pid1 {
             ));
         }
         for name in wanted {
-            let started = UnitName::parse(&name)
-                .map_err(|err| err.to_string())
-                .and_then(|name| {
-                    let id = self.manager.load(&name);
-                    self.manager
-                        .request(Request::Start, id, Mode::Replace, None)
-                });
-            if let Err(err) = started {
+            if let Err(err) = self.start_unit(&name, Mode::Replace) {
                 log(Priority::Error, &format!("cannot start {name}: {err}"));
             }
         }
+    }
+
+    /// Asks for the start of a unit.
+    fn start_unit(&mut self, name: &str, mode: Mode) -> Result<(), String> {
+        let name = UnitName::parse(name).map_err(|err| err.to_string())?;
+        let id = self.manager.load(&name);
+        self.manager.request(Request::Start, id, mode, None)
     }
 
     /// Nobody decides about a version on trial: a child keeps the reason, so that a disk which hangs does not hang PID 1, and asks
@@ -127,14 +127,7 @@ impl Pid1 {
         log(Priority::Notice, &format!("{}: {why}", words(action)));
         let deadline_ns = times::now_ns().saturating_add(STOP_LIMIT_NS);
         self.ending = Some((action, Ending::Ordered, deadline_ns));
-        let stopped = UnitName::parse("shutdown.target")
-            .map_err(|err| err.to_string())
-            .and_then(|name| {
-                let id = self.manager.load(&name);
-                self.manager
-                    .request(Request::Start, id, Mode::ReplaceIrreversibly, None)
-            });
-        if let Err(err) = stopped {
+        if let Err(err) = self.start_unit("shutdown.target", Mode::ReplaceIrreversibly) {
             log(
                 Priority::Error,
                 &format!("cannot stop the units in order: {err}"),

@@ -1,8 +1,9 @@
 //! What PID 1 listens to: starts, the journal, connections, the power button.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 use orlop_sys::kmsg::Priority;
 
@@ -19,6 +20,18 @@ fn polled(writing: bool) -> EpollFlags {
     }
 }
 
+/// Polls a descriptor for reading from now on, and notes it under its token.
+fn begin(
+    epoll: &Epoll,
+    watched: &mut BTreeMap<u64, bool>,
+    fd: impl AsFd,
+    token: u64,
+) -> nix::Result<()> {
+    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+    watched.insert(token, false);
+    Ok(())
+}
+
 impl Pid1 {
     /// Polls the pipes of starts that are new, and forgets those that were heard.
     pub(super) fn watch_starts(&mut self) {
@@ -30,14 +43,8 @@ impl Pid1 {
             if self.watched.contains_key(&token) {
                 continue;
             }
-            match self
-                .epoll
-                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-            {
-                Ok(()) => {
-                    self.watched.insert(token, false);
-                }
-                Err(err) => log(Priority::Error, &format!("cannot poll a start: {err}")),
+            if let Err(err) = begin(&self.epoll, &mut self.watched, fd, token) {
+                log(Priority::Error, &format!("cannot poll a start: {err}"));
             }
         }
         self.watched
@@ -79,14 +86,8 @@ impl Pid1 {
             return;
         };
         let token = token::CONNECTION | id;
-        match self
-            .epoll
-            .add(copy, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        {
-            Ok(()) => {
-                self.watched.insert(token, false);
-            }
-            Err(err) => log(Priority::Error, &format!("cannot poll a connection: {err}")),
+        if let Err(err) = begin(&self.epoll, &mut self.watched, copy, token) {
+            log(Priority::Error, &format!("cannot poll a connection: {err}"));
         }
     }
 
