@@ -40,6 +40,8 @@ pub const WHILE_OPENING: u8 = b'o';
 const ALWAYS_CHECKED_BYTES: u64 = 256 << 20;
 /// Four tables, three pages each from the root to the leaf: what a transaction of one put changes.
 const COPIED_BYTES: usize = 12 * 4096;
+/// So many steps take no longer than a reader may wait for what is being written.
+const QUICK_STEPS: usize = 256;
 /// Its name until it is complete.
 const NEW_STATE_FILE: &str = "state.new";
 const FORMAT: u32 = 2;
@@ -261,7 +263,7 @@ impl State {
         let Some(last) = entries.last().filter(|_| !steps.is_empty()) else {
             return Ok(Vec::new());
         };
-        if steps.iter().any(Step::may_take_long) {
+        if steps.len() > QUICK_STEPS || steps.iter().any(Step::may_take_long) {
             self.database.commit()?;
         }
         let mut roster = None;
@@ -336,6 +338,7 @@ impl State {
     /// # Errors
     /// See [`StateError`]; the state must then be [reopened](State::reopen).
     pub fn compact_some(&mut self, limit: usize) -> Result<(), StateError> {
+        self.database.commit()?;
         let (numbers, _) = self.database.write(|transaction| {
             let (compacted, freed_bytes) =
                 compact::step(transaction, self.compacted, self.compact_revision, limit)?;

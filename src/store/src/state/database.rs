@@ -180,7 +180,8 @@ impl Database {
         Ok(transaction)
     }
 
-    /// Commits what is written, so that readers need not wait for a write that takes its time, or for a checkpoint.
+    /// Commits what is written, so that readers need not wait for a checkpoint, or for a write that takes its time: until that has
+    /// ended they see what was before.
     pub(super) fn commit(&self) -> Result<(), StateError> {
         let mut writing = self.unseen.lock();
         if let Some(err) = writing.failed.take() {
