@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use raft::prelude::{
     ConfChange, ConfChangeType, ConfState, Entry as RaftEntry, EntryType,
-    HardState as RaftHardState, Message as RaftMessage, Snapshot, SnapshotMetadata,
+    HardState as RaftHardState, Snapshot, SnapshotMetadata,
 };
 use raft::{
     Config, GetEntriesContext, RaftState, RawNode, SnapshotStatus, StateRole, Storage, StorageError,
 };
 
+use super::message::join;
 use super::{
     BadChange, Consensus, Dropped, Entry, EntryKind, HardState, Mark, MemberChange, Members,
     Message, Progress, Standing, Work,
@@ -23,7 +24,7 @@ pub const ELECTION_TICKS: usize = 10;
 /// stand together may take each other's votes, and the next attempt is a whole time-out away.
 const TURN_TICKS: usize = 2;
 /// Entries of one message between members.
-const MESSAGE_BYTES: u64 = 1 << 20;
+pub(super) const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages on their way to one follower.
 const IN_FLIGHT: usize = 256;
 /// Entries that no majority has yet, above which no more are taken.
@@ -104,7 +105,6 @@ impl RaftConsensus {
             max_size_per_msg: MESSAGE_BYTES,
             max_inflight_msgs: IN_FLIGHT,
             max_uncommitted_size: UNCOMMITTED_BYTES,
-            batch_append: true,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
@@ -289,8 +289,8 @@ impl Consensus for RaftConsensus {
         log.append(&entries);
         let work = Work {
             number: ready.number(),
-            send: wrap(ready.take_messages()),
-            send_after_write: wrap(ready.take_persisted_messages()),
+            send: join(ready.take_messages()),
+            send_after_write: join(ready.take_persisted_messages()),
             install,
             entries: entries.into_iter().map(from_raft).collect(),
             hard_state: hard_state.map(|h| HardState {
@@ -390,10 +390,6 @@ pub(super) fn to_conf_state(members: &Members) -> ConfState {
         learners: members.learners.clone(),
         ..ConfState::default()
     }
-}
-
-fn wrap(messages: Vec<RaftMessage>) -> Vec<Message> {
-    messages.into_iter().map(Message).collect()
 }
 
 fn to_raft_hard_state(state: &HardState) -> RaftHardState {
