@@ -224,6 +224,8 @@ pub struct Run {
 const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// How often a PID file that is not there yet is looked for.
 const PID_FILE_WAIT: Duration = Duration::from_millis(100);
+/// Why a reload failed whose service ended by itself.
+const ENDED_IN_RELOAD: &str = "it ended before the reload was over";
 
 fn after(now_ns: u64, time: Option<Duration>) -> Option<u64> {
     time.map(|t| now_ns.saturating_add(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)))

@@ -2,7 +2,7 @@
 
 use orlop_unit::{KillMode, Outcome, ProcessEnd, ServiceResult, ServiceType};
 
-use super::{Action, Phase, Run, State, describe};
+use super::{Action, ENDED_IN_RELOAD, Phase, Run, State, describe};
 
 impl Run {
     pub(super) fn main_ended(
@@ -58,8 +58,8 @@ impl Run {
                     actions.push(Action::Log(false, text));
                 }
                 if self.state == State::Reloading && self.job {
-                    let text = "it ended before the reload was over".to_owned();
-                    self.stay_up(Outcome::Failed(text), now_ns, actions);
+                    let outcome = Outcome::Failed(ENDED_IN_RELOAD.to_owned());
+                    self.stay_up(outcome, now_ns, actions);
                 } else if self.result == ServiceResult::Success && self.service.remain_after_exit {
                     self.state = State::Exited;
                     self.deadline_ns = None;

@@ -336,10 +336,18 @@ impl World {
             Action::Report(state, outcome) => {
                 let job = self.job.take();
                 assert!(job.is_some(), "nobody asked: {:#?}", self.log);
-                if (job, outcome) == (Some(Job::Start), Outcome::Done) {
+                let is_done = outcome == Outcome::Done;
+                if job == Some(Job::Start) && is_done {
                     assert!(
                         self.run.result == ServiceResult::Success,
                         "started, and failed: {:#?}",
+                        self.log
+                    );
+                }
+                if job == Some(Job::Reload) && is_done {
+                    assert!(
+                        matches!(self.run.state, State::Running | State::Exited),
+                        "reloaded, and it has ended: {:#?}",
                         self.log
                     );
                 }
@@ -666,6 +674,32 @@ proptest! {
 }
 
 /// Debian's `postgresql@.service` has a `-` before its `ExecStart=`, which is for the first process alone.
+#[test]
+fn what_ended_during_its_reload_is_not_told_to_run() {
+    for job in [Job::Start, Job::Reload] {
+        for end in [ProcessEnd::Exited(0), ProcessEnd::Exited(1)] {
+            let text = "ExecStart=/bin/main\nExecReload=/bin/reload\n";
+            let mut world = World::new(text, Vec::new());
+            world.job(Job::Start);
+            world.job(Job::Reload);
+            world.happen(&Happening::MainEnds(end));
+            if job == Job::Start {
+                world.job(job);
+            }
+            let reloaded = Input::Ended(Role::Control, ProcessEnd::Exited(0), None);
+            let actions = world.run.step(reloaded, world.now_ns);
+            let told = actions.iter().find_map(|action| match action {
+                Action::Report(_, outcome) => Some(outcome),
+                _ => None,
+            });
+            assert!(
+                matches!(told, Some(Outcome::Failed(_))),
+                "{job:?}, {end:?}: {actions:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_a_forking_service_leaves_behind_is_not_excused_by_its_first_process() {
     let mut world = World::new("Type=forking\nExecStart=-/bin/main", Vec::new());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orlop_unit::{ActiveState, Outcome, ServiceResult, ServiceType};
 
-use super::{Action, IDLE_WAIT, PID_FILE_WAIT, Phase, Role, Run, State, after};
+use super::{Action, ENDED_IN_RELOAD, IDLE_WAIT, PID_FILE_WAIT, Phase, Role, Run, State, after};
 
 impl Run {
     /// `docker run` of a plain unit file counts as started when its container is, like a `.container` file's.
@@ -99,7 +99,7 @@ impl Run {
             Phase::StartPre => self.enter(Phase::Start, 0, now_ns, actions),
             Phase::Start => self.start_post(now_ns, actions),
             Phase::StartPost => self.up(now_ns, actions),
-            Phase::Reload => self.stay_up(Outcome::Done, now_ns, actions),
+            Phase::Reload => self.reloaded(now_ns, actions),
             Phase::Stop => self.terminate(now_ns, actions),
             Phase::StopPost => self.down(now_ns, actions),
         }
@@ -130,6 +130,20 @@ impl Run {
             self.watchdog_ns = after(now_ns, self.watchdog());
         }
         self.stay_up(Outcome::Done, now_ns, actions);
+    }
+
+    /// `ExecReload=` is through.
+    fn reloaded(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        let is_good = self.result == ServiceResult::Success;
+        let outcome = if self.main.is_some()
+            || is_good && (self.leaderless || self.service.remain_after_exit)
+        {
+            Outcome::Done
+        } else {
+            let why = self.failure.clone();
+            Outcome::Failed(why.unwrap_or_else(|| ENDED_IN_RELOAD.to_owned()))
+        };
+        self.stay_up(outcome, now_ns, actions);
     }
 
     /// Goes on as a service that is up, where there is still something that is; reports the job's outcome.
