@@ -377,6 +377,7 @@ impl<T> Node<T> {
         let standing = self.consensus.standing();
         if standing.leads && term == standing.term && self.serving_term != Some(term) {
             self.serving_term = Some(term);
+            self.commit()?;
             self.leases
                 .restart(self.state.leases()?, self.now, self.election_time());
         }

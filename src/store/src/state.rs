@@ -378,6 +378,14 @@ impl State {
         self.written != self.applied || self.unsaved_compaction
     }
 
+    /// Commits what was applied, as the first who reads does otherwise: for a reader who must hear why it fails.
+    ///
+    /// # Errors
+    /// See [`StateError`]; the state must then be [reopened](State::reopen).
+    pub fn commit(&mut self) -> Result<(), StateError> {
+        self.database.commit()
+    }
+
     /// Begins to make all that was applied durable.
     ///
     /// # Errors

@@ -57,7 +57,16 @@ impl<T> Node<T> {
         self.state.reopen()?;
         let entries = self.consensus.entries_after(self.state.applied.0, target);
         self.state.apply(&entries)?;
+        self.state.commit()?;
         Ok(())
+    }
+
+    /// Commits what was applied, before the member itself reads it.
+    pub(super) fn commit(&mut self) -> Result<(), NodeError> {
+        match self.state.commit() {
+            Err(err) if err.is_full() => self.recover(),
+            other => Ok(other?),
+        }
     }
 
     pub(super) fn compact(&mut self) -> Result<(), NodeError> {

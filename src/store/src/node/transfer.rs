@@ -49,6 +49,7 @@ impl<T> Node<T> {
     /// Consensus wants a member to have the state.
     pub(super) fn begin_sending(&mut self, mark: Mark, message: Message) -> Result<(), NodeError> {
         let to = message.to();
+        self.commit()?;
         let mut outgoing = Outgoing::new(&self.state)?;
         if (outgoing.mark.index, outgoing.mark.term) != (mark.index, mark.term) {
             // Consensus will ask again, for what the state is then.

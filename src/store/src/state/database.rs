@@ -70,6 +70,11 @@ impl Unseen {
 }
 
 impl Writing {
+    /// Fails as a reader's commit did.
+    fn check(&mut self) -> Result<(), StateError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
     fn commit(&mut self) -> Result<(), StateError> {
         let Some((transaction, numbers)) = self.transaction.take() else {
             return Ok(());
@@ -146,9 +151,7 @@ impl Database {
         change: impl FnOnce(&WriteTransaction) -> Result<(T, Numbers), StateError>,
     ) -> Result<(T, bool), StateError> {
         let mut writing = self.unseen.lock();
-        if let Some(err) = writing.failed.take() {
-            return Err(err);
-        }
+        writing.check()?;
         let (transaction, before) = match writing.transaction.take() {
             Some((transaction, before)) => (transaction, Some(before)),
             None => (self.begin_write()?, None),
@@ -184,9 +187,7 @@ impl Database {
     /// ended they see what was before.
     pub(super) fn commit(&self) -> Result<(), StateError> {
         let mut writing = self.unseen.lock();
-        if let Some(err) = writing.failed.take() {
-            return Err(err);
-        }
+        writing.check()?;
         let committed = writing.commit();
         self.unseen.tell(&writing);
         committed
