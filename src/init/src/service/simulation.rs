@@ -673,7 +673,6 @@ proptest! {
     }
 }
 
-/// Debian's `postgresql@.service` has a `-` before its `ExecStart=`, which is for the first process alone.
 #[test]
 fn what_ended_during_its_reload_is_not_told_to_run() {
     for job in [Job::Start, Job::Reload] {
@@ -700,6 +699,7 @@ fn what_ended_during_its_reload_is_not_told_to_run() {
     }
 }
 
+/// Debian's `postgresql@.service` has a `-` before its `ExecStart=`, which is for the first process alone.
 #[test]
 fn what_a_forking_service_leaves_behind_is_not_excused_by_its_first_process() {
     let mut world = World::new("Type=forking\nExecStart=-/bin/main", Vec::new());

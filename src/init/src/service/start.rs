@@ -134,10 +134,7 @@ impl Run {
 
     /// `ExecReload=` is through.
     fn reloaded(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let is_good = self.result == ServiceResult::Success;
-        let outcome = if self.main.is_some()
-            || is_good && (self.leaderless || self.service.remain_after_exit)
-        {
+        let outcome = if self.up_state().is_some() {
             Outcome::Done
         } else {
             let why = self.failure.clone();
@@ -146,21 +143,29 @@ impl Run {
         self.stay_up(outcome, now_ns, actions);
     }
 
-    /// Goes on as a service that is up, where there is still something that is; reports the job's outcome.
-    pub(super) fn stay_up(&mut self, outcome: Outcome, now_ns: u64, actions: &mut Vec<Action>) {
+    /// What it is while nothing is under way, where there is still something that is up.
+    fn up_state(&self) -> Option<State> {
         let is_good = self.result == ServiceResult::Success;
         if self.main.is_some() || (is_good && self.leaderless) {
-            self.state = State::Running;
-            self.deadline_ns = self.ends_ns.map(|end| end.max(now_ns));
-        } else if is_good && self.service.remain_after_exit {
-            self.state = State::Exited;
-            self.deadline_ns = None;
+            Some(State::Running)
+        } else {
+            (is_good && self.service.remain_after_exit).then_some(State::Exited)
+        }
+    }
+
+    /// Goes on as a service that is up, where there is still something that is; reports the job's outcome.
+    pub(super) fn stay_up(&mut self, outcome: Outcome, now_ns: u64, actions: &mut Vec<Action>) {
+        let up = self.up_state();
+        if let Some(state) = up {
+            self.state = state;
+            let ends_ns = self.ends_ns.filter(|_| state == State::Running);
+            self.deadline_ns = ends_ns.map(|end| end.max(now_ns));
         }
         if self.job {
             self.job = false;
             actions.push(Action::Report(ActiveState::Active, outcome));
         }
-        if !matches!(self.state, State::Running | State::Exited) {
+        if up.is_none() {
             // Either a oneshot that is through, or a main process that ended during ExecStartPost= or ExecReload=.
             self.begin_stop(now_ns, actions);
         }
